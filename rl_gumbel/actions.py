@@ -1,5 +1,6 @@
 """A Gymnasium action space as factors: its actions to one-hot vectors and back, exactly."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.nn.functional import one_hot as make_one_hot
 
 SUPPORTED = "Discrete, MultiDiscrete (1-D) and MultiBinary(n)"
 
@@ -58,7 +58,7 @@ class ActionLayout:
     @property
     def num_joint(self) -> int:
         """Number of joint actions: the product of `sizes`."""
-        return int(np.prod([float(size) for size in self.sizes]))
+        return math.prod(self.sizes)
 
     @property
     def max_entropy(self) -> float:
@@ -82,12 +82,13 @@ class ActionLayout:
         for `Discrete`, is accepted.
 
         Raises:
-            ValueError: if the values cannot be split into rows of K factors.
+            ValueError: if the last axis does not hold the K factors.
         """
         action = torch.as_tensor(action)
-        if action.numel() % self.num_factors:
+        if self.num_factors > 1 and action.shape[-1:] != (self.num_factors,):
             raise ValueError(
-                f"actions of shape {tuple(action.shape)} do not hold {self.num_factors} factors"
+                f"actions of shape {tuple(action.shape)} do not hold the {self.num_factors} "
+                f"factors of {self.space} in their last axis"
             )
         starts = torch.tensor(self.starts, device=action.device)
         return action.long().reshape(-1, self.num_factors) - starts
@@ -109,7 +110,8 @@ class ActionLayout:
 
     def index_to_one_hot(self, index: Tensor) -> Tensor:
         """Return the float32 `[..., K, N]` one-hots of `[..., K]` categories, unchecked."""
-        return make_one_hot(index, self.num_categories).float()
+        zeros = torch.zeros((*index.shape, self.num_categories), device=index.device)
+        return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
 
     def to_action(self, value: Tensor) -> Tensor:
         """Return actions that the space contains, row by row, in its dtype.
@@ -127,7 +129,7 @@ class ActionLayout:
         return action.to(getattr(torch, np.dtype(self.space.dtype).name))
 
     def flatten(self, padded: Tensor) -> Tensor:
-        """Return `[..., sum(sizes)]`: the factors of `[..., K, N]` side by side, without padding."""
+        """Return `[..., sum(sizes)]`: the factors of `[..., K, N]` side by side, no padding."""
         flat = padded.flatten(-2)
         return flat if self.mask is None else flat[..., self._flat_positions.to(flat.device)]
 

@@ -1,4 +1,4 @@
-"""The factored categorical distribution: K independent categorical factors, exact where it is free."""
+"""The factored categorical distribution: K independent factors, exact where exactness is free."""
 
 import torch
 from torch import Tensor
@@ -71,15 +71,16 @@ class FactoredCategorical:
         return self.log_probs.argmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return `[...]` log-probabilities, in nats, of categories `[..., K]` or one-hots `[..., K, N]`.
+        """Return the `[...]` log-probabilities, in nats, of categories or one-hots.
 
-        An integer tensor is read as categories, a floating one as one-hots. Given a
-        straight-through one-hot the result carries a gradient through it as well; do not use that
-        as an entropy bonus (its expected gradient is biased): `entropy` is exact.
+        An integer tensor is read as categories `[..., K]`, a floating one as one-hots
+        `[..., K, N]`. Given a straight-through one-hot the result carries a gradient through it as
+        well; do not use that as an entropy bonus (the gradient is noisy, and biased for all but
+        plain `straight_through`): `entropy` is exact.
         """
         if value.is_floating_point():
             return (value * self.log_probs).sum((-2, -1))
-        return self.log_probs.gather(-1, value.unsqueeze(-1)).squeeze(-1).sum(-1)
+        return self.log_probs.gather(-1, value.long().unsqueeze(-1)).squeeze(-1).sum(-1)
 
     def entropy_per_factor(self) -> Tensor:
         """Return `[..., K]` entropies in nats, each with its exact gradient."""

@@ -1,8 +1,9 @@
 """Logits to a sampled one-hot action that carries a gradient: one short function per estimator.
 
 Every estimator draws its sample by the Gumbel-max trick, so that `index` is an exact draw from
-softmax(logits) whatever the temperature, and every hard estimator ends in `replace_gradient`, the
-single place where value and gradient part. What differs is only the surrogate. In the formulas
+softmax(logits) whatever the temperature (only `decoupled_straight_through` has a second temperature
+that changes the draw), and every hard estimator ends in `replace_gradient`, the single place where
+value and gradient part. What differs is only the surrogate. In the formulas
 `D` is the sampled one-hot, `g` the gradient that arrives at it, `G` standard Gumbel noise,
 `p = softmax(logits)` and `J(p) = diag(p) - p p^T`, the Jacobian of the softmax.
 
@@ -18,7 +19,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot as to_one_hot
 
 from rl_gumbel.types import Sample
 
@@ -37,7 +37,7 @@ def softmax_product(probs: Tensor, logits: Tensor) -> Tensor:
 
 def _hard(scores: Tensor) -> Tensor:
     """Return the one-hot `[..., N]` of the largest score; a tie goes to the first."""
-    return to_one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
+    return torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
 
 
 # --- the estimators: (log_probs [..., N], temperature, noise) -> (one_hot, probs) ---------------
@@ -101,7 +101,7 @@ def reinmax(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tenso
 def gumbel_rao(
     log_probs: Tensor, temperature: float, noise: Tensor, *, num_samples: int = 10
 ) -> tuple[Tensor, Tensor]:
-    """Return `D` with the straight-through Gumbel gradient averaged over noise that agrees with `D`.
+    """Return `D` with the straight-through Gumbel gradient averaged over noise that gives `D`.
 
     Paulus et al. 2021 (arXiv 2010.04838), eq. 11: the mean of `straight_through_gumbel` at a lower
     variance, from `num_samples` draws of G conditioned on D. Departs from the paper's text: the
@@ -229,8 +229,8 @@ class Estimator:
         if not (max(self.min_temperature, 0.0) <= temperature < math.inf) or temperature == 0:
             low = f">= {self.min_temperature:g}" if self.min_temperature > 0 else "> 0"
             raise ValueError(
-                f"temperature {temperature!r} of estimator '{self.name}' is out of range: it must be "
-                f"{low} and finite"
+                f"temperature {temperature!r} of estimator '{self.name}' is out of range: it must "
+                f"be {low} and finite"
             )
         for option, value in (options or {}).items():
             if option not in self.options:
@@ -272,7 +272,10 @@ def masked_log_softmax(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def check_logits(logits: Tensor, mask: Tensor | None = None) -> None:
-    """Raise `ValueError` on NaN or infinite allowed logits or an all-masked row; reads the device."""
+    """Raise `ValueError` on NaN or infinite allowed logits or an all-masked row.
+
+    It reads the tensors' values, hence waits for the device.
+    """
     allowed = logits if mask is None else logits.where(mask, 0.0)
     if not bool(allowed.isfinite().all()):
         kind = "NaN" if bool(allowed.isnan().any()) else "infinite"

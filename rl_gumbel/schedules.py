@@ -21,7 +21,7 @@ class Schedule:
     """
 
     kind: str
-    """`constant`, `linear`, `exponential` (geometric) or `cosine` (half a wave, flat at both ends)."""
+    """`constant`, `linear`, `exponential` (geometric) or `cosine` (half a wave, flat ends)."""
     start: float
     """The value at the first step."""
     end: float
@@ -41,7 +41,8 @@ class Schedule:
 
     def __call__(self, progress_remaining: float) -> float:
         """Return the value when `progress_remaining` of training, in [0, 1], is left."""
-        progress = 1.0 - progress_remaining
+        # SB3's last rollout goes past the end; a line continued there could turn negative.
+        progress = min(max(1.0 - progress_remaining, 0.0), 1.0)
         if self.kind == "exponential":
             return float(self.start * (self.end / self.start) ** progress)
         if self.kind == "cosine":
