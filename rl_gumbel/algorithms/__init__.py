@@ -1,0 +1,10 @@
+"""The algorithms, named by what the gradient flows through."""
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rl_gumbel.algorithms.sac import GumbelSAC
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"sac": GumbelSAC}
+"""Every algorithm by the name that the command line and `configs/` use."""
+
+__all__ = ["ALGORITHMS", "GumbelSAC"]

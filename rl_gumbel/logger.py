@@ -1,0 +1,42 @@
+"""Every name that our algorithms log, defined once, and the one place that reads their tensors."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+TAGS: Mapping[str, str] = {
+    "train/actor_loss": "minus the value that the actor climbs, entropy bonus included",
+    "train/critic_loss": "half the squared TD error, summed over the ensemble",
+    "train/ent_coef": "entropy coefficient",
+    "train/ent_coef_loss": "loss of the learned entropy coefficient",
+    "train/learning_rate": "learning rate of all optimisers",
+    "train/n_updates": "gradient steps so far",
+    "estimator/temperature": "temperature of the gradient estimator",
+    "estimator/entropy": "policy entropy as a fraction of the maximum, mean over the batch",
+    "estimator/entropy_per_factor": "the same for each factor, a histogram",
+    "estimator/grad_norm": "norm of the actor's gradient, before clipping",
+    "estimator/cosine": "cosine of the actor's gradient and the enumerated one, on a probe batch",
+    "eval/mean_reward": "mean return of the argmax policy over the evaluation episodes",
+    "eval/mean_ep_length": "mean length of the evaluation episodes",
+}
+"""Name to meaning. The `rollout/*` and `time/*` names are SB3's."""
+
+
+def record(logger: Logger, metrics: Sequence[Mapping[str, Tensor]]) -> None:
+    """Log the mean of each metric over the mappings; reads the device once.
+
+    A metric that is not a scalar becomes a histogram, which only TensorBoard shows.
+    """
+    columns: dict[str, list[Tensor]] = {}
+    for row in metrics:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    means = {name: torch.stack(values).mean(0) for name, values in columns.items()}
+    scalars = {name: value for name, value in means.items() if value.ndim == 0}
+    values = torch.stack([value.float() for value in scalars.values()]).tolist()
+    for name, value in zip(scalars, values, strict=True):
+        logger.record(name, value)
+    for name in means.keys() - scalars.keys():
+        logger.record(name, means[name].cpu(), exclude=("stdout", "log", "json", "csv"))

@@ -1,0 +1,187 @@
+"""Networks from features to logits and to action values; ensembles in one batched matmul."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from rl_gumbel.actions import ActionLayout
+
+
+class LogitNetwork(nn.Module):
+    """Features `[B, F]` to logits `[B, K, N]`; the logits of padding are zero, see `mask`."""
+
+    mask: Tensor | None
+    """`[K, N]` bool, False where a factor has no such category; None if nothing is padded."""
+
+    def __init__(
+        self,
+        num_features: int,
+        layout: ActionLayout,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        widths = [num_features, *net_arch]
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(width_in, width_out), activation_fn()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], layout.num_flat))
+        self.register_buffer("mask", layout.mask, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits `[B, K, N]`."""
+        return self.layout.unflatten(self.layers(features))
+
+
+class EnsembleLinear(nn.Module):
+    """E independent linear layers, `[E, B, in]` to `[E, B, out]`."""
+
+    def __init__(self, num_members: int, width_in: int, width_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(width_in)  # as torch.nn.Linear
+        self.weight = nn.Parameter(torch.empty(num_members, width_in, width_out))
+        self.bias = nn.Parameter(torch.empty(num_members, 1, width_out))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[E, B, out]`."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """Layer normalisation with separate weights for each of E members."""
+
+    def __init__(self, num_members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(num_members, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[E, B, width]`, each row with zero mean and unit variance before the weights."""
+        return torch.addcmul(self.bias, layer_norm(x, x.shape[-1:]), self.weight)
+
+
+def ensemble_mlp(
+    num_members: int,
+    width_in: int,
+    net_arch: list[int],
+    width_out: int,
+    activation_fn: type[nn.Module],
+    use_layer_norm: bool,
+) -> nn.Sequential:
+    """Return E multilayer perceptrons, `[E, B, in]` to `[E, B, out]`."""
+    widths = [width_in, *net_arch]
+    layers: list[nn.Module] = []
+    for i, o in zip(widths[:-1], widths[1:], strict=True):
+        layers.append(EnsembleLinear(num_members, i, o))
+        if use_layer_norm:
+            layers.append(EnsembleLayerNorm(num_members, o))
+        layers.append(activation_fn())
+    return nn.Sequential(*layers, EnsembleLinear(num_members, widths[-1], width_out))
+
+
+class ConcatCritic(nn.Module):
+    """Q(features, one_hot) by E perceptrons on the concatenation of both."""
+
+    is_multilinear = False
+
+    def __init__(
+        self,
+        num_features: int,
+        layout: ActionLayout,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        n_critics: int = 2,
+        layer_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.n_critics = n_critics
+        width_in = num_features + layout.num_flat
+        self.layers = ensemble_mlp(n_critics, width_in, net_arch, 1, activation_fn, layer_norm)
+
+    def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`."""
+        x = torch.cat([features, self.layout.flatten(one_hot)], -1)
+        values: Tensor = self.layers(x.expand(self.n_critics, -1, -1))
+        return values.squeeze(-1)
+
+    def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return the `[B]` value that the actor climbs: the minimum over the ensemble."""
+        return self(features, one_hot).amin(0)
+
+
+class MultilinearCritic(nn.Module):
+    """Q(features, one_hot), linear in the one-hot of each factor.
+
+    Q = sum_k <q_k, a_k> + sum_r w_r prod_k <1 + u_rk / K, a_k>, with q, u and w functions of the
+    features: a low-rank tensor over the joint actions. For one factor the second term is left out
+    and the critic is a Q-vector. Plain straight-through at temperature 1 is unbiased through it.
+    """
+
+    is_multilinear = True
+
+    def __init__(
+        self,
+        num_features: int,
+        layout: ActionLayout,
+        net_arch: list[int],
+        activation_fn: type[nn.Module] = nn.ReLU,
+        n_critics: int = 2,
+        layer_norm: bool = True,
+        rank: int = 8,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.n_critics = n_critics
+        self.rank = rank if layout.num_factors > 1 else 0
+        width_out = layout.num_flat * (1 + self.rank) + self.rank
+        self.layers = ensemble_mlp(
+            n_critics, num_features, net_arch, width_out, activation_fn, layer_norm
+        )
+
+    def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`.
+
+        Given probabilities instead of one-hots it returns the exact expectation over the product
+        of the factors.
+        """
+        return self._contract(self._coefficients(features), one_hot)
+
+    def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return the `[B]` value that the actor climbs, linear in each factor.
+
+        A minimum over the ensemble would break the linearity: for one factor it is taken of the
+        Q-vectors before the product, for several the ensemble's mean is used instead.
+        """
+        coefficients = self._coefficients(features)
+        if self.layout.num_factors == 1:
+            return self._contract(coefficients.amin(0), one_hot)
+        return self._contract(coefficients, one_hot).mean(0)
+
+    def _coefficients(self, features: Tensor) -> Tensor:
+        values: Tensor = self.layers(features.expand(self.n_critics, -1, -1))
+        return values  # [E, B, flat * (1 + rank) + rank]
+
+    def _contract(self, coefficients: Tensor, one_hot: Tensor) -> Tensor:
+        flat = self.layout.num_flat
+        additive = (coefficients[..., :flat] * self.layout.flatten(one_hot)).sum(-1)
+        if self.rank == 0:
+            return additive
+        tensor = coefficients[..., flat:-self.rank].unflatten(-1, (self.rank, flat))
+        factors = self.layout.unflatten(tensor)  # [E, B, rank, K, N]
+        num_factors = self.layout.num_factors
+        # Divided by K so that the product stays near exp(mean) however many factors there are.
+        products = ((1 + factors / num_factors) * one_hot.unsqueeze(-3)).sum(-1).prod(-1)
+        return additive + (coefficients[..., -self.rank :] * products).sum(-1)
+
+
+CRITICS: dict[str, type[ConcatCritic] | type[MultilinearCritic]] = {
+    "concat": ConcatCritic,
+    "multilinear": MultilinearCritic,
+}
+"""Every critic by name."""

@@ -1,0 +1,267 @@
+"""The native policy of `GumbelSAC`: a factored categorical actor and an ensemble critic."""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    get_actor_critic_arch,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from rl_gumbel.actions import ActionLayout
+from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.networks import CRITICS, LogitNetwork
+
+
+class FactoredActor(BasePolicy):
+    """Observations to a factored categorical over a discrete action space."""
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        layout: ActionLayout,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.layout = layout
+        self.network = LogitNetwork(features_dim, layout, net_arch, activation_fn)
+
+    def forward(self, obs: PyTorchObs) -> FactoredCategorical:
+        """Return the distribution of the action, logits `[B, K, N]`."""
+        features = self.extract_features(obs, self.features_extractor)
+        # Unchecked: a check would wait for the device at every step.
+        return FactoredCategorical(self.network(features), self.network.mask, validate=False)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        distribution = self(observation)
+        return self.layout.to_action(
+            distribution.mode if deterministic else distribution.sample()
+        )
+
+
+class FactoredCritic(BaseModel):
+    """Observations and one-hot actions to the values of an ensemble."""
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        layout: ActionLayout,
+        critic: str,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        share_features_extractor: bool = False,
+        **critic_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+        )
+        self.layout = layout
+        self.share_features_extractor = share_features_extractor
+        self.network = CRITICS[critic](
+            features_dim, layout, net_arch, activation_fn, **critic_kwargs
+        )
+
+    def features(self, obs: PyTorchObs) -> Tensor:
+        """Return the features `[B, F]`; a shared extractor learns from the actor's loss only."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.share_features_extractor):
+            return self.extract_features(obs, self.features_extractor)
+
+    def forward(self, obs: PyTorchObs, one_hot: Tensor) -> Tensor:
+        """Return `[E, B]` values of actions `[B, K, N]`."""
+        values: Tensor = self.network(self.features(obs), one_hot)
+        return values
+
+
+class FactoredPolicy(BasePolicy):
+    """Actor, critic and target critic over a discrete action space.
+
+    Args:
+        observation_space: of the environment.
+        action_space: one that `ActionLayout` supports.
+        lr_schedule: progress remaining to learning rate.
+        net_arch: hidden widths, one list for both networks or `{"pi": [...], "qf": [...]}`.
+        activation_fn: between the layers.
+        critic: `concat` or `multilinear`, see `rl_gumbel.networks`.
+        n_critics: size of the critic's ensemble.
+        layer_norm: whether the critic normalises its hidden layers.
+        rank: of the multilinear critic's interaction term; None is its default.
+        features_extractor_class: SB3 features extractor.
+        features_extractor_kwargs: its keyword arguments.
+        share_features_extractor: one extractor for both, trained by the actor's loss (as SB3 SAC).
+        normalize_images: divide image observations by 255.
+        optimizer_class: for actor and critic.
+        optimizer_kwargs: without the learning rate; the default makes Adam fused.
+
+    Raises:
+        ValueError: for an unknown critic, or a rank that would be ignored.
+    """
+
+    actor: FactoredActor
+    critic: FactoredCritic
+    critic_target: FactoredCritic
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        critic: str = "concat",
+        n_critics: int = 2,
+        layer_norm: bool = True,
+        rank: int | None = None,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = False,
+        normalize_images: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"fused": True} if optimizer_class is torch.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class,
+            features_extractor_kwargs,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        if critic not in CRITICS:
+            raise ValueError(f"unknown critic {critic!r}; known: {', '.join(CRITICS)}")
+        if rank is not None and critic != "multilinear":
+            raise ValueError(f"rank {rank!r} would be ignored: only critic 'multilinear' has one")
+        # What _get_constructor_parameters adds to its parent's, so that load needs nothing.
+        self.settings: dict[str, Any] = {
+            "net_arch": net_arch if net_arch is not None else [256, 256],
+            "activation_fn": activation_fn,
+            "critic": critic,
+            "n_critics": n_critics,
+            "layer_norm": layer_norm,
+            "rank": rank,
+            "features_extractor_class": features_extractor_class,
+            "features_extractor_kwargs": features_extractor_kwargs,
+            "share_features_extractor": share_features_extractor,
+            "optimizer_class": optimizer_class,
+            "optimizer_kwargs": optimizer_kwargs,
+        }
+        self.layout = self.make_layout()
+        self.actor_arch, self.critic_arch = get_actor_critic_arch(self.settings["net_arch"])
+        self._build(lr_schedule)
+
+    def make_layout(self) -> ActionLayout:
+        """Return the factors of the action space."""
+        return ActionLayout.from_space(self.action_space)
+
+    def make_actor(self) -> FactoredActor:
+        """Return a new actor."""
+        return FactoredActor(**self._network_kwargs(None), net_arch=self.actor_arch)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> FactoredCritic:
+        """Return a new critic, with the given features extractor or one of its own."""
+        return FactoredCritic(
+            **self._network_kwargs(features_extractor), **self.critic_settings()
+        )
+
+    def critic_settings(self) -> dict[str, Any]:
+        """Return the keyword arguments that only the critic takes."""
+        names = ("critic", "n_critics", "layer_norm", "share_features_extractor")
+        settings = {name: self.settings[name] for name in names}
+        if self.settings["rank"] is not None:
+            settings["rank"] = self.settings["rank"]
+        return {**settings, "net_arch": self.critic_arch}
+
+    def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
+        kwargs = {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "layout": self.layout,
+            "activation_fn": self.settings["activation_fn"],
+            "normalize_images": self.normalize_images,
+        }
+        return self._update_features_extractor(kwargs, features_extractor)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        self.actor = self.make_actor()
+        shared = self.settings["share_features_extractor"]
+        self.critic = self.make_critic(self.actor.features_extractor if shared else None)
+        self.critic_target = self.make_critic(None)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.set_training_mode(False)
+        critic_parameters = [
+            parameter
+            for name, parameter in self.critic.named_parameters()
+            if not (shared and name.startswith("features_extractor"))
+        ]
+        for module, parameters in (
+            (self.actor, list(self.actor.parameters())),
+            (self.critic, critic_parameters),
+        ):
+            module.optimizer = self.optimizer_class(
+                parameters,
+                lr=lr_schedule(1),  # type: ignore[call-arg]
+                **self.optimizer_kwargs,
+            )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        return {**data, **self.settings, "lr_schedule": self._dummy_schedule}
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Tensor:
+        """Return a batch of actions."""
+        return self._predict(obs, deterministic)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.actor._predict(observation, deterministic)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set actor and critic to training or evaluation mode; the target stays in evaluation."""
+        self.actor.set_training_mode(mode)
+        self.critic.set_training_mode(mode)
+        self.training = mode
+
+
+class FactoredCnnPolicy(FactoredPolicy):
+    """`FactoredPolicy` for images: SB3's `NatureCNN` extracts the features."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", NatureCNN)
+        super().__init__(*args, **kwargs)
+
+
+class FactoredMultiInputPolicy(FactoredPolicy):
+    """`FactoredPolicy` for `Dict` observations: SB3's `CombinedExtractor` extracts the features."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(*args, **kwargs)
