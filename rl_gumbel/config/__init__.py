@@ -1,0 +1,39 @@
+"""Settings of a training run: frozen, typed, from a file and the command line.
+
+`load_config(path, overrides)` returns a `TrainConfig`; every mistake is a one-line
+`ConfigError` that names the file, the line and the nearest known name. Imports neither torch nor
+anything of ours.
+"""
+
+from rl_gumbel.config.errors import ConfigError, suggest
+from rl_gumbel.config.reading import read_value
+from rl_gumbel.config.resolve import (
+    CONFIGS,
+    Setting,
+    dump_config,
+    find_tuned,
+    list_settings,
+    load_config,
+)
+from rl_gumbel.config.schema import (
+    ESTIMATOR_OPTIONS,
+    MIN_TEMPERATURE,
+    ScheduleSettings,
+    TrainConfig,
+)
+
+__all__ = [
+    "CONFIGS",
+    "ESTIMATOR_OPTIONS",
+    "MIN_TEMPERATURE",
+    "ConfigError",
+    "ScheduleSettings",
+    "Setting",
+    "TrainConfig",
+    "dump_config",
+    "find_tuned",
+    "list_settings",
+    "load_config",
+    "read_value",
+    "suggest",
+]
