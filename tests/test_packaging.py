@@ -86,5 +86,7 @@ def test_constraints_pin_every_dependency():
 def test_imports_point_down():
     """The contracts in pyproject.toml are the architecture; a breach is cheapest at once."""
     lint = Path(sys.executable).with_name("lint-imports")
-    result = subprocess.run([lint, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [lint, "--no-cache", "--no-logo"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout
