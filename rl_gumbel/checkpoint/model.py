@@ -1,0 +1,195 @@
+"""A model on disk without pickle: `model.safetensors` for tensors, `model.json` for the rest.
+
+The weights are enough to predict and to train on; optimiser moments and the replay buffer are not
+kept. Tensors and JSON are written aside and renamed, so a kill never leaves half a file.
+"""
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from rl_gumbel.checkpoint.values import from_json, space_from_json, space_to_json, to_json
+
+FORMAT_VERSION = 1
+TENSORS, RECORD = "model.safetensors", "model.json"
+LOG_ENT_COEF = "log_ent_coef"
+
+NOT_SETTINGS = {"self", "policy", "env", "tensorboard_log", "verbose", "device"}
+"""Arguments of a constructor that do not belong to the model, or are kept in another way."""
+
+
+def save_model(model: BaseAlgorithm, directory: str | Path) -> None:
+    """Write the model into `directory`, which is made if it does not exist.
+
+    Raises:
+        TypeError: if the model was built with an argument that JSON cannot hold (a lambda as
+            learning rate, a class that is not importable).
+    """
+    directory = Path(directory)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": type(model).__name__,
+        "policy": _policy_name(model),
+        "settings": to_json(_settings(model)),
+        "observation_space": space_to_json(model.observation_space),
+        "action_space": space_to_json(model.action_space),
+        "num_envs": model.n_envs,
+    }
+    # Copies, since safetensors refuses tensors that share memory (a shared features extractor).
+    tensors = {
+        f"policy.{name}": value.detach().cpu().contiguous().clone()
+        for name, value in model.policy.state_dict().items()
+    }
+    if hasattr(model, LOG_ENT_COEF):
+        tensors[LOG_ENT_COEF] = getattr(model, LOG_ENT_COEF).detach().cpu().clone()
+    directory.mkdir(parents=True, exist_ok=True)
+    # The step count travels with the tensors: the JSON then stays the same during a run, and the
+    # two files agree whenever the process is killed.
+    metadata = {"num_timesteps": str(model.num_timesteps)}
+    _write(directory / RECORD, json.dumps(record, indent=2).encode())
+    _write(directory / TENSORS, save(tensors, metadata))
+
+
+def load_model(
+    directory: str | Path,
+    env: GymEnv | None = None,
+    device: torch.device | str = "auto",
+    **settings: Any,
+) -> BaseAlgorithm:
+    """Return the model that `save_model` wrote, with `env` if it shall train on.
+
+    Args:
+        directory: what `save_model` was given.
+        env: its spaces must be those of the model.
+        device: where to put it.
+        **settings: constructor arguments to use instead of the saved ones.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, of another format, or does not fit `env`.
+    """
+    directory = Path(directory)
+    record = _read_record(directory / RECORD)
+    state, num_timesteps = _read_tensors(directory / TENSORS)
+    algorithm = _find_algorithm(record, directory)
+    observation_space = space_from_json(record["observation_space"])
+    action_space = space_from_json(record["action_space"])
+    if env is not None:
+        env = algorithm._wrap_env(env, 0)
+        check_for_correct_spaces(env, observation_space, action_space)
+    saved = {name: value for name, value in record["settings"].items() if name not in settings}
+    model = algorithm(
+        record["policy"],
+        env,
+        device=device,
+        _init_setup_model=False,  # without an environment the spaces must be set first
+        **{**from_json(saved), **settings},
+    )
+    model.observation_space = observation_space
+    model.action_space = action_space
+    model.n_envs = env.num_envs if env is not None else record["num_envs"]
+    model._setup_model()
+    _set_state(model, state, directory)
+    model.num_timesteps = num_timesteps
+    return model
+
+
+def _settings(model: BaseAlgorithm) -> dict[str, Any]:
+    """Return the constructor arguments that rebuild the model, from its attributes."""
+    names = [
+        name
+        for name in inspect.signature(type(model).__init__).parameters
+        if name not in NOT_SETTINGS and not name.startswith("_")
+    ]
+    # SB3 keeps some arguments under a leading underscore.
+    settings = {
+        name: getattr(model, name if hasattr(model, name) else f"_{name}") for name in names
+    }
+    settings["policy_kwargs"] = dict(model.policy_kwargs)
+    if "critic" in settings:  # the attribute is the network; its kind travels with the policy
+        settings["critic"] = settings["policy_kwargs"].pop("critic")
+    if "train_freq" in settings:
+        frequency = settings["train_freq"]
+        settings["train_freq"] = (frequency.frequency, frequency.unit.value)
+    return settings
+
+
+def _policy_name(model: BaseAlgorithm) -> str:
+    for name, policy_class in model.policy_aliases.items():
+        if policy_class is model.policy_class:
+            return name
+    known = ", ".join(model.policy_aliases)
+    raise TypeError(f"cannot save policy class {model.policy_class.__name__}; known: {known}")
+
+
+def _find_algorithm(record: Mapping[str, Any], directory: Path) -> type[BaseAlgorithm]:
+    # Looked up when needed: the algorithms stand above this module.
+    algorithms = import_module("rl_gumbel.algorithms").ALGORITHMS
+    by_class = {algorithm.__name__: algorithm for algorithm in algorithms.values()}
+    if record["algorithm"] not in by_class:
+        known = ", ".join(by_class)
+        raise ValueError(f"{directory}: unknown algorithm {record['algorithm']!r}; known: {known}")
+    return by_class[record["algorithm"]]
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["format_version"]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path.parent} holds no model: {path.name} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the record of a model, or is damaged") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {version}; this version of rl-gumbel reads {FORMAT_VERSION}"
+        )
+    return dict(record)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], int]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} holds no model: {path.name} is missing")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, int((file.metadata() or {})["num_timesteps"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _set_state(model: BaseAlgorithm, state: dict[str, torch.Tensor], directory: Path) -> None:
+    log_ent_coef = state.pop(LOG_ENT_COEF, None)
+    policy = {name.removeprefix("policy."): value for name, value in state.items()}
+    try:
+        model.policy.load_state_dict(policy)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise ValueError(f"{directory}: the tensors do not fit the networks: {reason}") from error
+    if log_ent_coef is not None:
+        with torch.no_grad():  # a learned coefficient is a leaf
+            getattr(model, LOG_ENT_COEF).copy_(log_ent_coef)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there completely or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, or a power cut could leave it empty
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
