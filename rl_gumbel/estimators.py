@@ -105,7 +105,7 @@ def gumbel_rao(
 
     Paulus et al. 2021 (arXiv 2010.04838), eq. 11: the mean of `straight_through_gumbel` at a lower
     variance, from `num_samples` draws of G conditioned on D. Departs from the paper's text: the
-    conditional draws are constants for the gradient (through them the mean is about half).
+    conditional draws are constants for the gradient (through them half or more of it is lost).
     `noise` is `[1 + num_samples, ..., N]`; the first draw makes `D`, the others the average.
     """
     hard = _hard(log_probs + noise[0])
