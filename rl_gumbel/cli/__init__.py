@@ -4,24 +4,23 @@ Importing this package imports neither torch nor Gymnasium, so that help and a r
 immediate; a verb imports what it needs inside its function.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rl_gumbel.cli.errors import INTERRUPTED, USER_ERROR, UserError
 from rl_gumbel.cli.parser import parse
-from rl_gumbel.config import ConfigError
+from rl_gumbel.config import ConfigError, TrainConfig, find_tuned, load_config
+
+CHOICE = (("env",), ("algo",))
+"""The settings that choose a file of tuned ones."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        if args.verb == "train":
-            from rl_gumbel.cli.train import train as run
-        elif args.verb == "evaluate":
-            from rl_gumbel.cli.evaluate import evaluate as run
-        else:
-            from rl_gumbel.cli.list import show_list as run
         return run(args)
     except (UserError, ConfigError) as error:
         print(f"rl-gumbel: {error}", file=sys.stderr)
@@ -29,3 +28,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rl-gumbel: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb of a parsed command line and return its exit code."""
+    if args.verb == "train":
+        config = make_config(args)  # refused, if so, before anything heavy is imported
+        from rl_gumbel.cli.train import train
+
+        return train(config, args)
+    if args.verb == "evaluate":
+        from rl_gumbel.cli.evaluate import evaluate
+
+        return evaluate(args)
+    from rl_gumbel.cli.list import show_list
+
+    return show_list(args.what)
+
+
+def make_config(args: argparse.Namespace) -> TrainConfig:
+    """Return the settings of `train`: those of the file, or the tuned ones, under the options."""
+    if args.config is not None:
+        return load_config(Path(args.config), args.overrides)
+    chosen = load_config(None, {k: v for k, v in args.overrides.items() if k in CHOICE})
+    tuned = find_tuned(chosen.algo, chosen.env)
+    if tuned is None:
+        print(f"no tuned settings for {chosen.algo} on {chosen.env}; using defaults")
+    return load_config(tuned, args.overrides)

@@ -1,0 +1,63 @@
+"""A configuration to an algorithm on an environment."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_gumbel.algorithms import ALGORITHMS
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.config import ScheduleSettings, TrainConfig
+from rl_gumbel.schedules import Schedule
+
+ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
+    "relu": torch.nn.ReLU,
+    "tanh": torch.nn.Tanh,
+    "elu": torch.nn.ELU,
+    "gelu": torch.nn.GELU,
+    "silu": torch.nn.SiLU,
+}
+
+
+def make_model(config: TrainConfig, env: VecEnv, policy: str, device: str) -> BaseAlgorithm:
+    """Return the untrained algorithm that `config` describes.
+
+    Raises:
+        UserError: if the algorithm refuses its arguments on this environment.
+    """
+    settings = config.algorithm
+    kwargs: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, ScheduleSettings):
+            value = Schedule(value.schedule, value.start, value.end)
+        kwargs[name] = value
+    kwargs["estimator_kwargs"] = settings.estimator_kwargs.model_dump(exclude_none=True)
+    policy_kwargs = config.policy_kwargs.model_dump(exclude_none=True)
+    policy_kwargs["activation_fn"] = ACTIVATIONS[config.policy_kwargs.activation_fn]
+    try:
+        return ALGORITHMS[config.algo](
+            policy, env, policy_kwargs=policy_kwargs, seed=config.seed, device=device, **kwargs
+        )
+    except ValueError as error:
+        raise UserError(f"{config.algo} on {config.env}: {error}") from error
+
+
+def find_device(name: str) -> str:
+    """Return the device of a name; `auto` is CUDA where there is one.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    if name == "cpu":
+        return name
+    if not count:
+        build = "" if torch.version.cuda else f" (torch {torch.__version__} is built without it)"
+        raise UserError(f"--device {name}: CUDA is not available{build}; use --device cpu")
+    if name != "cuda" and int(name.removeprefix("cuda:")) >= count:
+        raise UserError(f"--device {name}: there are {count} CUDA devices, cuda:0 is the first")
+    return name

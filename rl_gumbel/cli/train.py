@@ -1,0 +1,75 @@
+"""`rl-gumbel train`: settings to a trained agent in a directory of its own."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_gumbel.callbacks import EvaluationCallback
+from rl_gumbel.checkpoint import save_model
+from rl_gumbel.cli.build import find_device, make_model
+from rl_gumbel.cli.environments import check_env, make_evaluation_vec, make_vec
+from rl_gumbel.cli.errors import INTERRUPTED
+from rl_gumbel.cli.progress import ProgressCallback
+from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
+from rl_gumbel.config import TrainConfig
+
+EVALUATION_SEED = 1_000_000
+"""Added to the seed for evaluation, so that it sees other episodes than training."""
+MAX_EVALUATION_ENVS = 10
+
+
+def train(config: TrainConfig, args: argparse.Namespace) -> int:
+    """Train, write the run, say where it is; return the exit code.
+
+    Nothing is written before everything is built, so that a mistake leaves nothing behind.
+
+    Raises:
+        UserError: for an environment, a device or a directory that cannot be used.
+    """
+    check_run_dir(args.run_dir)
+    policy = check_env(config.env, config.env_kwargs)
+    device = find_device(config.device)
+    if device == "cpu":
+        torch.set_num_threads(config.threads)
+    env = make_vec(config.env, config.env_kwargs, config.num_envs, config.seed)
+    model = make_model(config, env, policy, device)
+    evaluation_env = make_evaluation_vec(
+        config.env,
+        config.env_kwargs,
+        min(config.eval_episodes, MAX_EVALUATION_ENVS),
+        (config.seed + EVALUATION_SEED) % 2**32,
+    )
+    run_dir = make_run_dir(args.run_dir, config, device)
+    live = sys.stdout.isatty() and not args.no_progress
+    try:
+        finished = learn(model, config, run_dir, evaluation_env, live=live)
+    finally:
+        env.close()
+        evaluation_env.close()
+    if not finished:
+        print(f"interrupted after {model.num_timesteps} steps; the last model is in {run_dir}")
+        return INTERRUPTED
+    print(f"run: {run_dir}")
+    return 0
+
+
+def learn(
+    model: BaseAlgorithm, config: TrainConfig, run_dir: Path, env: VecEnv, *, live: bool
+) -> bool:
+    """Return whether training came to its end; the last model is saved either way."""
+    model.set_logger(configure(str(run_dir), ["tensorboard", "csv"]))
+    evaluations = EvaluationCallback(env, run_dir, config.eval_freq, config.eval_episodes)
+    try:
+        with ProgressCallback(evaluations, config.total_timesteps, live=live) as progress:
+            model.learn(config.total_timesteps, callback=[evaluations, progress])
+        return True
+    except KeyboardInterrupt:
+        return False
+    finally:
+        save_model(model, run_dir / "models" / "last")
+        model.logger.close()
