@@ -222,6 +222,9 @@ class Estimator:
         noise = noise.to(log_probs.dtype)
         one_hot, probs = self.function(log_probs, temperature, noise, **options)
         index = (log_probs + noise if self.is_relaxed else one_hot).argmax(-1)
+        if mask is not None:
+            # Drops the gradient that arrives at a closed category; 0 * inf would be NaN.
+            one_hot = one_hot.where(mask, 0.0)
         return Sample(index, one_hot.to(logits.dtype), probs.to(logits.dtype))
 
     def check(self, temperature: float, options: Mapping[str, float] | None = None) -> None:

@@ -413,6 +413,17 @@ def test_masked_categories_have_zero_probability_and_zero_gradient(
     assert bool((logits.grad[closed] == 0).all())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_infinite_gradient_at_a_masked_category_is_dropped(name: str) -> None:
+    """E.g. that of <one_hot, log_probs> in float16, where the log-probability overflows."""
+    logits = make_logits(5, 3, 4).requires_grad_()
+    sample = ESTIMATORS[name](logits, mask=MASK)
+    incoming = torch.ones(5, 3, 4, dtype=torch.float64).masked_fill(~MASK, -INF)
+    sample.one_hot.backward(incoming)
+    assert bool(logits.grad.isfinite().all())
+    assert bool((logits.grad[(~MASK).expand(5, 3, 4)] == 0).all())
+
+
 def test_the_logit_of_a_masked_category_may_be_anything() -> None:
     """A network's output behind the mask is not read: not even a NaN there is an error."""
     logits = torch.tensor([[0.0, float("nan"), 1.0, INF]], requires_grad=True)
