@@ -51,7 +51,4 @@ def make_config(args: argparse.Namespace) -> TrainConfig:
     if args.config is not None:
         return load_config(Path(args.config), args.overrides)
     chosen = load_config(None, {k: v for k, v in args.overrides.items() if k in CHOICE})
-    tuned = find_tuned(chosen.algo, chosen.env)
-    if tuned is None:
-        print(f"no tuned settings for {chosen.algo} on {chosen.env}; using defaults")
-    return load_config(tuned, args.overrides)
+    return load_config(find_tuned(chosen.algo, chosen.env), args.overrides)

@@ -1,5 +1,6 @@
 """A configuration to an algorithm on an environment."""
 
+import re
 from typing import Any
 
 import torch
@@ -50,6 +51,8 @@ def find_device(name: str) -> str:
     Raises:
         UserError: if it is not there.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name}: must be auto, cpu, cuda or cuda:0, cuda:1, ...")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda" if count else "cpu"

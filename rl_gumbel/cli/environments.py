@@ -1,8 +1,7 @@
-"""Environments by id for training and evaluation; what can go wrong with one, in a line."""
+"""Environments for training and evaluation, from the configuration."""
 
-import inspect
-import re
-from collections.abc import Mapping
+import warnings
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -13,58 +12,90 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import rl_gumbel.envs  # noqa: F401 (registers our ids)
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
-from rl_gumbel.config import suggest
+from rl_gumbel.config import TrainConfig, suggest
+from rl_gumbel.wrappers import FlattenActions
 
 MAX_EPISODE_STEPS = 10_000
 """End of an evaluation episode where the environment sets none."""
-EXTRAS = {"box2d": ("box2d", "swig"), "minigrid": ("minigrid",)}
-"""Our extras, and how the errors of a missing package name them."""
+MAX_EVALUATION_ENVS = 10
+"""Evaluation episodes that run side by side."""
+PLAIN_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+MIN_IMAGE_SIZE = 36
+"""Pixels that SB3's NatureCNN needs in height and width."""
 
-ADVICE_FOR_BOX = (
-    ";\nfor continuous actions use SAC of stable-baselines3, or a wrapper that makes them discrete"
-)
 
-
-def make_env(
-    env_id: str,
-    env_kwargs: Mapping[str, Any],
-    *,
-    render_mode: str | None = None,
-) -> gym.Env[Any, Any]:
-    """Return a single environment.
-
-    Args:
-        env_id: Gymnasium id, `package:Env-v0` too.
-        env_kwargs: for `gymnasium.make`.
-        render_mode: as Gymnasium's.
+def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Return one environment, wrapped as configured; nested discrete actions come flattened.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError: if it cannot be made, or its actions are not supported.
     """
-    kwargs = dict(env_kwargs) | ({"render_mode": render_mode} if render_mode else {})
+    kwargs = config.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     try:
-        env = gym.make(env_id, **kwargs)
+        env = gym.make(config.env, **kwargs)
     except Exception as error:
-        reason = explain(error, env_id, kwargs)
+        reason = explain(error, config.env, kwargs)
         if reason is None:
             raise  # a bug of the environment, which its author needs to see
         raise UserError(reason) from error
     if render_mode and env.render_mode != render_mode:
         env.close()
-        raise UserError(f"{env_id} cannot be rendered: it has no render mode {render_mode!r}")
-    return env
+        raise UserError(f"{config.env} cannot be rendered: it has no render mode {render_mode!r}")
+    for name in config.env_wrappers:
+        env = wrap(env, name)
+    return flatten_actions(env, config.env)
 
 
-def make_vec(env_id: str, env_kwargs: Mapping[str, Any], num_envs: int, seed: int) -> VecEnv:
-    """Return `num_envs` environments for training."""
-    return make_vec_env(lambda: make_env(env_id, env_kwargs), num_envs, seed)
+def wrap(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+    """Return the environment in the wrapper `module.Class`; raise a `UserError` if it cannot be."""
+    module, _, class_name = name.rpartition(".")
+    try:
+        found = import_module(module)
+    except (ImportError, ValueError) as error:
+        reason = f"write it as module.Class: {error}"
+        raise UserError(f"--env-wrappers: cannot import {name}; {reason}") from error
+    if not hasattr(found, class_name):
+        nearest = suggest(class_name, dir(found))
+        raise UserError(f"--env-wrappers: {module} has no {class_name}{nearest}")
+    try:
+        wrapped: gym.Env[Any, Any] = getattr(found, class_name)(env)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--env-wrappers: {name}: {type(error).__name__}: {reason}") from error
+    return wrapped
+
+
+def flatten_actions(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
+    """Return the environment with a supported action space, in `FlattenActions` if that helps."""
+    try:
+        ActionLayout.from_space(env.action_space)
+        return env
+    except TypeError as error:
+        try:
+            return FlattenActions(env)
+        except TypeError:
+            raise UserError(f"{env_id}: {error}{_advice(env.action_space)}") from error
+
+
+def _advice(space: spaces.Space[Any]) -> str:
+    if not isinstance(space, spaces.Box):
+        return ""
+    return (
+        ";\nfor continuous actions use SAC of stable-baselines3, or make them discrete by a wrapper"
+        " (--env-wrappers)"
+    )
+
+
+def make_vec(config: TrainConfig) -> VecEnv:
+    """Return the environments for training."""
+    return make_vec_env(lambda: make_env(config), config.num_envs, config.seed)
 
 
 def make_evaluation_vec(
-    env_id: str,
-    env_kwargs: Mapping[str, Any],
-    num_envs: int,
+    config: TrainConfig,
+    num_episodes: int,
     seed: int,
     *,
     max_episode_steps: int | None = None,
@@ -73,88 +104,49 @@ def make_evaluation_vec(
     """Return environments whose episodes all end: by `max_episode_steps`, or their own limit."""
 
     def make() -> gym.Env[Any, Any]:
-        env = make_env(env_id, env_kwargs, render_mode=render_mode)
+        env = make_env(config, render_mode)
         has_limit = env.spec is not None and env.spec.max_episode_steps is not None
         limit = max_episode_steps or (None if has_limit else MAX_EPISODE_STEPS)
         return env if limit is None else gym.wrappers.TimeLimit(env, limit)
 
+    num_envs = 1 if render_mode else min(num_episodes, MAX_EVALUATION_ENVS)
     return make_vec_env(make, num_envs, seed)
 
 
-def check_env(env_id: str, env_kwargs: Mapping[str, Any]) -> str:
-    """Return the policy that the environment's observations need, if it can be used at all.
+def check_env(config: TrainConfig) -> gym.Env[Any, Any]:
+    """Return the environment, closed, for its spaces, if an agent can be trained on it.
 
     Raises:
-        UserError: if it cannot be made, or its actions are not discrete.
+        UserError: if it cannot be made, or its spaces are not supported.
     """
-    env = make_env(env_id, env_kwargs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come again when the environments are made
+        env = make_env(config)
     env.close()
-    if env.spec is not None and env.spec.id != env_id.rpartition(":")[2]:
+    if env.spec is not None and env.spec.id != config.env.rpartition(":")[2]:
         # Gymnasium guesses the version of `CartPole`; the name of a run must not depend on it.
-        raise UserError(f"environment {env_id} lacks its version; did you mean {env.spec.id}?")
-    try:
-        ActionLayout.from_space(env.action_space)
-    except TypeError as error:
-        advice = ADVICE_FOR_BOX if isinstance(env.action_space, spaces.Box) else ""
-        raise UserError(f"{env_id}: {error}{advice}") from error
-    return policy_name(env.observation_space)
-
-
-def policy_name(space: spaces.Space[Any]) -> str:
-    """Return SB3's name of the policy for an observation space."""
-    if isinstance(space, spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(space) else "MlpPolicy"
-
-
-def explain(error: Exception, env_id: str, env_kwargs: Mapping[str, Any]) -> str | None:
-    """Return in a line what is wrong with the id, an argument or the installation, or None."""
-    text = " ".join(str(error).split())
-    if isinstance(error, gym.error.DependencyNotInstalled):
-        return f"{env_id} needs a package that is missing: {install_line(text)}"
-    if isinstance(error, gym.error.UnregisteredEnv):
-        return f"unknown environment {env_id}{suggest_env(env_id)}"
-    if isinstance(error, ModuleNotFoundError):
-        package = env_id.partition(":")[0]
-        if ":" in env_id and error.name == package:
-            return f"{env_id}: no package {package!r} is installed"
-        return f"{env_id} needs a package that is missing: {install_line(str(error.name))}"
-    if isinstance(error, ImportError | gym.error.Error):
-        return f"{env_id}: {text}"
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", text)
-    if unknown and unknown[1] in env_kwargs:
-        known = list_arguments(env_id)
-        return f"{env_id} has no argument {unknown[1]!r}{suggest(unknown[1], known)}"
-    if env_kwargs:
-        shown = ", ".join(f"{name}={value!r}" for name, value in env_kwargs.items())
-        return f"{env_id} refused its arguments ({shown}): {type(error).__name__}: {text}"
-    return None
-
-
-def install_line(text: str) -> str:
-    """Return what to type to get the package that an error names."""
-    for extra, names in EXTRAS.items():
-        if any(name in text.lower() for name in names):
-            return f'pip install "rl-gumbel[{extra}]"'
-    command = re.search(r"`(pip install [^`]+)`", text)
-    return command[1] if command else text
-
-
-def suggest_env(env_id: str) -> str:
-    """Return "; did you mean X?" for the registered id nearest to `env_id`, or nothing."""
-    name = env_id.rpartition(":")[2]
-    stem = re.sub(r"-v\d+$", "", name)
-    versions = [known for known in gym.registry if re.sub(r"-v\d+$", "", known) == stem]
-    if versions:
-        return (
-            f"; did you mean {max(versions, key=lambda known: gym.registry[known].version or 0)}?"
+        raise UserError(f"environment {config.env} lacks its version; did you mean {env.spec.id}?")
+    if policy_name(env.observation_space) is None:
+        raise UserError(
+            f"{config.env}: networks cannot read observation space {env.observation_space};\n"
+            "try --env-wrappers '[gymnasium.wrappers.FlattenObservation]', or for MiniGrid "
+            "'[minigrid.wrappers.FlatObsWrapper]'"
         )
-    return suggest(name, list(gym.registry)) or " (rl-gumbel list envs shows those installed)"
+    return env
 
 
-def list_arguments(env_id: str) -> list[str]:
-    """Return the names of the arguments that an environment takes."""
-    spec = gym.spec(env_id)
-    creator = gym.envs.registration.load_env_creator(spec.entry_point)
-    parameters = inspect.signature(creator).parameters
-    return [name for name in parameters if name not in ("self", "kwargs")]
+def policy_name(space: spaces.Space[Any]) -> str | None:
+    """Return SB3's name of the policy for an observation space; None if it takes no such space."""
+    if isinstance(space, spaces.Dict):
+        parts = space.spaces.values()
+        return (
+            "MultiInputPolicy" if all(policy_name(p) and not _is_tiny(p) for p in parts) else None
+        )
+    if not isinstance(space, PLAIN_SPACES):
+        return None
+    return "CnnPolicy" if is_image_space(space) and not _is_tiny(space) else "MlpPolicy"
+
+
+def _is_tiny(space: spaces.Space[Any]) -> bool:
+    """Return whether it is an image too small for SB3's convolutions."""
+    return is_image_space(space) and min(sorted(space.shape or ())[-2:]) < MIN_IMAGE_SIZE

@@ -12,15 +12,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_gumbel.callbacks import EvaluationCallback
 from rl_gumbel.checkpoint import save_model
 from rl_gumbel.cli.build import find_device, make_model
-from rl_gumbel.cli.environments import check_env, make_evaluation_vec, make_vec
+from rl_gumbel.cli.environments import (
+    check_env,
+    make_evaluation_vec,
+    make_vec,
+    policy_name,
+)
 from rl_gumbel.cli.errors import INTERRUPTED
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
-from rl_gumbel.config import TrainConfig
+from rl_gumbel.config import TrainConfig, find_tuned
 
 EVALUATION_SEED = 1_000_000
 """Added to the seed for evaluation, so that it sees other episodes than training."""
-MAX_EVALUATION_ENVS = 10
 
 
 def train(config: TrainConfig, args: argparse.Namespace) -> int:
@@ -32,19 +36,17 @@ def train(config: TrainConfig, args: argparse.Namespace) -> int:
         UserError: for an environment, a device or a directory that cannot be used.
     """
     check_run_dir(args.run_dir)
-    policy = check_env(config.env, config.env_kwargs)
+    policy = str(policy_name(check_env(config).observation_space))
     device = find_device(config.device)
     if device == "cpu":
         torch.set_num_threads(config.threads)
-    env = make_vec(config.env, config.env_kwargs, config.num_envs, config.seed)
+    env = make_vec(config)
     model = make_model(config, env, policy, device)
-    evaluation_env = make_evaluation_vec(
-        config.env,
-        config.env_kwargs,
-        min(config.eval_episodes, MAX_EVALUATION_ENVS),
-        (config.seed + EVALUATION_SEED) % 2**32,
-    )
+    evaluation_seed = (config.seed + EVALUATION_SEED) % 2**32
+    evaluation_env = make_evaluation_vec(config, config.eval_episodes, evaluation_seed)
     run_dir = make_run_dir(args.run_dir, config, device)
+    if args.config is None and find_tuned(config.algo, config.env) is None:
+        print(f"no tuned settings for {config.algo} on {config.env}; using defaults")
     live = sys.stdout.isatty() and not args.no_progress
     try:
         finished = learn(model, config, run_dir, evaluation_env, live=live)

@@ -43,7 +43,7 @@ def read_value(text: str) -> Any:
         ConfigError: if it is not YAML.
     """
     try:
-        return yaml.load(text, Loader)  # a SafeLoader
+        return yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"not a YAML value: {text!r}") from error
 

@@ -174,8 +174,6 @@ class SACSettings(Section):
     """Updates between measurements of estimator/cosine; 0 is never."""
     n_steps: PositiveInt = 1
     """Steps of reward summed in a critic target."""
-    optimize_memory_usage: bool = False
-    """Keep each observation once in the replay buffer."""
     stats_window_size: PositiveInt = 100
     """Episodes in the average of rollout/ep_rew_mean."""
 
@@ -234,6 +232,8 @@ class TrainConfig(Section):
     """Steps between evaluations; 0 leaves only the one at the end."""
     eval_episodes: PositiveInt = 10
     """Episodes of each evaluation."""
+    env_wrappers: list[str] = []
+    """Wrappers around it, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
     env_kwargs: dict[str, Any] = {}
     """Keyword arguments of gymnasium.make."""
     algorithm: SACSettings = SACSettings()

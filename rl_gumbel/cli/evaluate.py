@@ -1,0 +1,87 @@
+"""`rl-gumbel evaluate`: the agent of a run, measured."""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rl_gumbel.callbacks import Evaluation, evaluate_model
+from rl_gumbel.checkpoint import load_model
+from rl_gumbel.cli.build import find_device
+from rl_gumbel.cli.environments import make_evaluation_vec
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.run_directory import CONFIG
+from rl_gumbel.config import TrainConfig, load_config
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Evaluate a run and print the result as a table or as one JSON object; return the exit code.
+
+    Raises:
+        UserError: if there is no such run, model, environment or device.
+    """
+    config = read_run(args.run)
+    # Standard output carries the JSON alone, whatever an environment prints.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = measure(config, args)
+    record = asdict(result) | {"episodes": args.episodes}
+    if args.json:
+        del record["timesteps"]
+        print(json.dumps(record))
+    else:
+        show(config, args, record)
+    return 0
+
+
+def read_run(text: str) -> TrainConfig:
+    """Return the configuration of a run directory; raise a `UserError` if it is none."""
+    path = Path(text) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{text} is not a run directory: it has no {CONFIG}")
+    return load_config(path)
+
+
+def measure(config: TrainConfig, args: argparse.Namespace) -> Evaluation:
+    """Return the result of the episodes that `args` asks for."""
+    device = find_device(args.device)
+    torch.set_num_threads(config.threads)
+    try:
+        # The replay buffer is not used; a full one could be gigabytes of images.
+        model = load_model(
+            Path(args.run) / "models" / args.model, device=device, buffer_size=1, seed=args.seed
+        )
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
+    env = make_evaluation_vec(
+        config,
+        args.episodes,
+        args.seed,
+        max_episode_steps=args.max_episode_steps,
+        render_mode="human" if args.render else None,
+    )
+    try:
+        return evaluate_model(model, env, args.episodes, deterministic=not args.stochastic)
+    finally:
+        env.close()
+
+
+def show(config: TrainConfig, args: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Print the result as a table."""
+    actions = "sampled actions" if args.stochastic else "argmax actions"
+    table = Table(show_header=False)
+    table.add_row("mean return", f"{record['mean_reward']:.2f}")
+    table.add_row("standard deviation", f"{record['std_reward']:.2f}")
+    table.add_row("mean episode length", f"{record['mean_ep_length']:.1f}")
+    table.add_row("episodes", str(record["episodes"]))
+    table.add_row("trained for", f"{record['timesteps']:,} steps")
+    console = Console()
+    console.print(f"{args.run}: {config.algo} on {config.env}, {args.model} model, {actions}")
+    console.print(table)

@@ -1,0 +1,73 @@
+"""`rl-gumbel list`: the environments, algorithms, estimators and tuned settings there are."""
+
+import sys
+from collections.abc import Iterator
+from typing import get_args
+
+from rl_gumbel.config import CONFIGS, ESTIMATOR_OPTIONS, MIN_TEMPERATURE, TrainConfig, find_tuned
+from rl_gumbel.config.schema import Algorithm, Estimator
+
+Row = tuple[str, ...]
+
+
+def show_list(what: str) -> int:
+    """Print a table, plain lines with tabs where the output is not a terminal; return 0."""
+    header, rows = {
+        "envs": (("environment", "actions", "tuned for"), list_envs),
+        "algos": (("algorithm", "tuned environments"), list_algos),
+        "estimators": (("estimator", "temperature", "options"), list_estimators),
+        "configs": (("algorithm", "environment", "file"), list_configs),
+    }[what]
+    print_rows(header, list(rows()))
+    return 0
+
+
+def print_rows(header: Row, rows: list[Row]) -> None:
+    """Print rows as a table for people, or as tab-separated values for programs."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def list_algos() -> Iterator[Row]:
+    """Yield each algorithm with the environments it is tuned for."""
+    for algo in get_args(Algorithm):
+        yield algo, " ".join(sorted(path.stem for path in (CONFIGS / algo).glob("*.yaml")))
+
+
+def list_estimators() -> Iterator[Row]:
+    """Yield each estimator with the range of its temperature and its options."""
+    for name in get_args(Estimator):
+        low = MIN_TEMPERATURE.get(name)
+        bound = f">= {low:g}" if low else "> 0"
+        yield name, bound, " ".join(ESTIMATOR_OPTIONS.get(name, ()))
+
+
+def list_configs() -> Iterator[Row]:
+    """Yield each file of tuned settings."""
+    for path in sorted(CONFIGS.glob("*/*.yaml")):
+        yield path.parent.name, path.stem, str(path)
+
+
+def list_envs() -> Iterator[Row]:
+    """Yield each registered environment that can be made here and can be trained on."""
+    import gymnasium as gym
+
+    from rl_gumbel.cli.environments import check_env
+    from rl_gumbel.cli.errors import UserError
+
+    for env_id in sorted(gym.registry):
+        try:
+            env = check_env(TrainConfig(env=env_id))
+        except UserError:
+            continue  # needs a package that is missing, or has other spaces
+        algos = [algo for algo in get_args(Algorithm) if find_tuned(algo, env_id)]
+        yield env_id, str(env.action_space), " ".join(algos)
