@@ -53,9 +53,7 @@ class FactoredActor(BasePolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         distribution = self(observation)
-        return self.layout.to_action(
-            distribution.mode if deterministic else distribution.sample()
-        )
+        return self.layout.to_action(distribution.mode if deterministic else distribution.sample())
 
 
 class FactoredCritic(BaseModel):
@@ -189,9 +187,7 @@ class FactoredPolicy(BasePolicy):
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> FactoredCritic:
         """Return a new critic, with the given features extractor or one of its own."""
-        return FactoredCritic(
-            **self._network_kwargs(features_extractor), **self.critic_settings()
-        )
+        return FactoredCritic(**self._network_kwargs(features_extractor), **self.critic_settings())
 
     def critic_settings(self) -> dict[str, Any]:
         """Return the keyword arguments that only the critic takes."""
