@@ -1,9 +1,10 @@
 """Training as it goes on the terminal: a live line there, a line per evaluation elsewhere."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import safe_mean
 
@@ -21,15 +22,15 @@ class ProgressCallback(BaseCallback):
         self.live = live
         self.console = Console()
         self.shown = 0
+        self._next_update = 0.0
         self.progress = Progress(
-            TextColumn("[bold]{task.completed:,.0f}[/] / {task.total:,.0f} steps"),
+            TextColumn("[bold]{task.completed:,.0f}[/]/{task.total:,.0f}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[rate]}"),
             TextColumn("{task.fields[episodes]}"),
             TextColumn("{task.fields[evaluations]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self.console,
             refresh_per_second=4,
             disable=not live,
@@ -54,7 +55,8 @@ class ProgressCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         self._show_evaluations()
-        if self.live:
+        if self.live and time.monotonic() >= self._next_update:
+            self._next_update = time.monotonic() + UPDATE_SECONDS
             self._update()
         return True
 

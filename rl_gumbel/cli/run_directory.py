@@ -1,6 +1,7 @@
 """The directory of a run: where it is, and what stands in it from the start."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -79,6 +80,7 @@ def describe_run(device: str) -> dict[str, object]:
         "hardware": {
             "system": platform.platform(),
             "machine": platform.machine(),
+            "cpus": os.cpu_count(),
             "gpu": torch.cuda.get_device_name(device) if cuda else None,
         },
     }
