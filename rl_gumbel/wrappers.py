@@ -107,8 +107,9 @@ class OneHotBox(spaces.Box):
         """
         if not self.contains(one_hot):
             raise ValueError(
-                f"{one_hot!r} is not a one-hot vector of {self.layout.space}: every factor must "
-                f"hold one 1 and else 0, sizes {self.layout.sizes}"
+                f"{one_hot!r} is not a one-hot vector of {self.layout.space}: every factor, sizes "
+                f"{self.layout.sizes}, must hold one 1 and else 0 (to an algorithm that would add "
+                f"noise pass action_noise=None)"
             )
         return _to_action(self.layout.space, np.flatnonzero(one_hot) - self._offsets())
 

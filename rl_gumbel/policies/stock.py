@@ -113,7 +113,7 @@ def _check_target_entropy(model: BaseAlgorithm) -> None:
     most = model.policy.layout.max_entropy
     if not 0 < model.target_entropy < most:
         raise ValueError(
-            f"target_entropy {model.target_entropy:g} is outside (0, {most:.3f}), what the entropy of "
-            f"{model.policy.layout.space} can be in nats, and ent_coef would only ever fall or "
+            f"target_entropy {model.target_entropy:g} is outside (0, {most:.3f}), the range of the "
+            f"entropy of {model.policy.layout.space} in nats, and ent_coef would only ever fall or "
             f"grow; pass target_entropy={most / 2:.3f} or **stock_kwargs(env, SAC)"
         )
