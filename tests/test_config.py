@@ -234,7 +234,7 @@ def test_an_override_drops_what_it_makes_meaningless(load):
 
 
 def test_an_override_without_effect_is_refused_all_the_same(load):
-    with pytest.raises(ConfigError, match="^--algorithm.temperature: would be ignored"):
+    with pytest.raises(ConfigError, match=r"^--algorithm\.temperature: would be ignored"):
         load("algorithm: {actor_gradient: exact}", {("algorithm", "temperature"): 2})
 
 

@@ -159,7 +159,6 @@ class GumbelSAC(OffPolicyAlgorithm):
         self.max_grad_norm = max_grad_norm
         self.cosine_interval = cosine_interval
         if _init_setup_model:
-            self._setup_model()
             self._check_settings()
             self._setup_model()
 

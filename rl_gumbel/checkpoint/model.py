@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
@@ -122,6 +123,14 @@ def _settings(model: BaseAlgorithm) -> dict[str, Any]:
     if "train_freq" in settings:
         frequency = settings["train_freq"]
         settings["train_freq"] = (frequency.frequency, frequency.unit.value)
+    if settings.get("replay_buffer_class") is NStepReplayBuffer:
+        # SB3's own choice for n_steps > 1, which it makes again, and only if it is not told to.
+        settings["replay_buffer_class"] = None
+        settings["replay_buffer_kwargs"] = {
+            name: value
+            for name, value in settings["replay_buffer_kwargs"].items()
+            if name not in ("n_steps", "gamma")
+        }
     return settings
 
 

@@ -41,7 +41,7 @@ def make_model(config: TrainConfig, env: VecEnv, policy: str, device: str) -> Ba
         return ALGORITHMS[config.algo](
             policy, env, policy_kwargs=policy_kwargs, seed=config.seed, device=device, **kwargs
         )
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # SB3 asserts what a user may get wrong
         raise UserError(f"{config.algo} on {config.env}: {error}") from error
 
 
