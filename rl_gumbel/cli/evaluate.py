@@ -83,5 +83,6 @@ def show(config: TrainConfig, args: argparse.Namespace, record: Mapping[str, Any
     table.add_row("episodes", str(record["episodes"]))
     table.add_row("trained for", f"{record['timesteps']:,} steps")
     console = Console()
-    console.print(f"{args.run}: {config.algo} on {config.env}, {args.model} model, {actions}")
+    title = f"{args.run}: {config.algo} on {config.env}, {args.model} model, {actions}"
+    console.print(title, soft_wrap=True, highlight=False)
     console.print(table)

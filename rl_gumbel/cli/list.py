@@ -62,12 +62,11 @@ def list_envs() -> Iterator[Row]:
     import gymnasium as gym
 
     from rl_gumbel.cli.environments import check_env
-    from rl_gumbel.cli.errors import UserError
 
     for env_id in sorted(gym.registry):
         try:
             env = check_env(TrainConfig(env=env_id))
-        except UserError:
-            continue  # needs a package that is missing, or has other spaces
+        except Exception:  # needs a package that is missing, has other spaces, or is broken
+            continue
         algos = [algo for algo in get_args(Algorithm) if find_tuned(algo, env_id)]
         yield env_id, str(env.action_space), " ".join(algos)

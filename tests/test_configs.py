@@ -1,0 +1,65 @@
+"""Every file of tuned settings builds, trains a few steps, and is left as it was."""
+
+import pytest
+from stable_baselines3.common.logger import configure
+
+from rl_gumbel.cli.build import make_model
+from rl_gumbel.cli.environments import check_env, make_vec, policy_name
+from rl_gumbel.config import CONFIGS, dump_config, find_tuned, load_config
+
+FILES = sorted(CONFIGS.glob("*/*.yaml"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def path(request):
+    return request.param
+
+
+def test_there_are_tuned_settings():
+    """An empty list would make every test below pass."""
+    assert [path.name for path in FILES if path.stem == "CartPole-v1"] == ["CartPole-v1.yaml"]
+
+
+def test_the_file_is_where_its_settings_say(path):
+    config = load_config(path)
+    assert find_tuned(config.algo, config.env) == path
+
+
+def test_every_tuned_value_differs_from_the_default(path):
+    """What a file repeats would stay behind when the default moves."""
+    config = load_config(path)
+    assert repeated(config) == []
+
+
+def repeated(section):
+    """Names of the settings that are given and equal to their defaults, env and algo aside."""
+    fields = type(section).model_fields
+    found = []
+    for name in section.model_fields_set - {"env", "algo"}:
+        value = getattr(section, name)
+        if hasattr(value, "model_fields_set") and name in ("algorithm", "policy_kwargs"):
+            found += repeated(value)
+        elif value == fields[name].default:
+            found.append(name)
+    return found
+
+
+def test_tuned_settings_train_an_estimator(path):
+    """The exact gradient is a baseline; what we ship must be the idea of the project."""
+    assert load_config(path).algorithm.actor_gradient == "estimator"
+
+
+def test_tuned_settings_build_and_train(path, tmp_path):
+    quick = {"learning_starts": 10, "buffer_size": 100, "train_freq": 1}
+    overrides = {("algorithm", name): value for name, value in quick.items()}
+    config = load_config(path, overrides)
+    before = dump_config(config)
+    policy = policy_name(check_env(config).observation_space)
+    env = make_vec(config)
+    model = make_model(config, env, policy, "cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(12 * config.num_envs)
+    env.close()
+    model.logger.close()
+    assert model._n_updates > 0
+    assert dump_config(config) == before
