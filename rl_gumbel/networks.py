@@ -20,7 +20,7 @@ class LogitNetwork(nn.Module):
         num_features: int,
         layout: ActionLayout,
         net_arch: list[int],
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
     ) -> None:
         super().__init__()
         self.layout = layout
@@ -65,27 +65,30 @@ class EnsembleLayerNorm(nn.Module):
         return torch.addcmul(self.bias, layer_norm(x, x.shape[-1:]), self.weight)
 
 
-def ensemble_mlp(
+def hidden_layers(
     num_members: int,
-    width_in: int,
-    net_arch: list[int],
-    width_out: int,
+    widths: list[int],
     activation_fn: type[nn.Module],
     use_layer_norm: bool,
 ) -> nn.Sequential:
-    """Return E multilayer perceptrons, `[E, B, in]` to `[E, B, out]`."""
-    widths = [width_in, *net_arch]
+    """Return the hidden layers of E perceptrons, `[E, B, widths[0]]` to `[E, B, widths[-1]]`."""
     layers: list[nn.Module] = []
-    for i, o in zip(widths[:-1], widths[1:], strict=True):
-        layers.append(EnsembleLinear(num_members, i, o))
+    for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        layers.append(EnsembleLinear(num_members, width_in, width_out))
         if use_layer_norm:
-            layers.append(EnsembleLayerNorm(num_members, o))
+            layers.append(EnsembleLayerNorm(num_members, width_out))
         layers.append(activation_fn())
-    return nn.Sequential(*layers, EnsembleLinear(num_members, widths[-1], width_out))
+    return nn.Sequential(*layers)
 
 
 class ConcatCritic(nn.Module):
-    """Q(features, one_hot) by E perceptrons on the concatenation of both."""
+    """Q(features, one_hot) by E perceptrons; the action enters at the last hidden layer.
+
+    As in DDPG (Lillicrap et al. 2016, arXiv 1509.02971, section 7), and because a straight-through
+    gradient reads the critic's slope at the corners of the simplex, which no data constrains: the
+    fewer nonlinear layers lie behind the action, the closer that slope is to the difference between
+    two actions. For the same reason only the layers before the action are normalised.
+    """
 
     is_multilinear = False
 
@@ -94,20 +97,24 @@ class ConcatCritic(nn.Module):
         num_features: int,
         layout: ActionLayout,
         net_arch: list[int],
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
         n_critics: int = 2,
         layer_norm: bool = True,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.n_critics = n_critics
-        width_in = num_features + layout.num_flat
-        self.layers = ensemble_mlp(n_critics, width_in, net_arch, 1, activation_fn, layer_norm)
+        widths = [num_features, *net_arch[:-1]]
+        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
+        joined = [widths[-1] + layout.num_flat, *net_arch[-1:]]
+        self.tail = hidden_layers(n_critics, joined, activation_fn, False)
+        self.output = EnsembleLinear(n_critics, joined[-1], 1)
 
     def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`."""
-        x = torch.cat([features, self.layout.flatten(one_hot)], -1)
-        values: Tensor = self.layers(x.expand(self.n_critics, -1, -1))
+        hidden = self.trunk(features.expand(self.n_critics, -1, -1))
+        action = self.layout.flatten(one_hot).expand(self.n_critics, -1, -1)
+        values: Tensor = self.output(self.tail(torch.cat([hidden, action], -1)))
         return values.squeeze(-1)
 
     def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
@@ -130,7 +137,7 @@ class MultilinearCritic(nn.Module):
         num_features: int,
         layout: ActionLayout,
         net_arch: list[int],
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
         n_critics: int = 2,
         layer_norm: bool = True,
         rank: int = 8,
@@ -140,9 +147,9 @@ class MultilinearCritic(nn.Module):
         self.n_critics = n_critics
         self.rank = rank if layout.num_factors > 1 else 0
         width_out = layout.num_flat * (1 + self.rank) + self.rank
-        self.layers = ensemble_mlp(
-            n_critics, num_features, net_arch, width_out, activation_fn, layer_norm
-        )
+        widths = [num_features, *net_arch]
+        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
+        self.output = EnsembleLinear(n_critics, widths[-1], width_out)
 
     def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`.
@@ -164,7 +171,8 @@ class MultilinearCritic(nn.Module):
         return self._contract(coefficients, one_hot).mean(0)
 
     def _coefficients(self, features: Tensor) -> Tensor:
-        values: Tensor = self.layers(features.expand(self.n_critics, -1, -1))
+        hidden = self.trunk(features.expand(self.n_critics, -1, -1))
+        values: Tensor = self.output(hidden)
         return values  # [E, B, flat * (1 + rank) + rank]
 
     def _contract(self, coefficients: Tensor, one_hot: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class FactoredActor(BasePolicy):
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
     ) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class FactoredCritic(BaseModel):
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
         share_features_extractor: bool = False,
         **critic_kwargs: Any,
@@ -132,7 +132,7 @@ class FactoredPolicy(BasePolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
-        activation_fn: type[nn.Module] = nn.ReLU,
+        activation_fn: type[nn.Module] = nn.SiLU,
         critic: str = "concat",
         n_critics: int = 2,
         layer_norm: bool = True,
