@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3 import DDPG, DQN, SAC, TD3
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -255,6 +255,18 @@ def test_temperature_is_no_state_that_a_target_could_miss():
         assert is_one_hot(model.actor_target(obs).numpy(), FACTORED.nvec)
 
 
+def test_target_actor_starts_as_a_copy_and_follows():
+    """SB3 moves it by `tau` at every update of the actor; here all the way."""
+    model = build(TD3, factored_env(), tau=1.0)
+    target = torch.nn.utils.parameters_to_vector(model.policy.actor_target.parameters())
+    torch.testing.assert_close(target, actor_parameters(model))
+    before = target.detach().clone()
+    model.learn(60)
+    target = torch.nn.utils.parameters_to_vector(model.policy.actor_target.parameters())
+    torch.testing.assert_close(target, actor_parameters(model))
+    assert not torch.equal(target, before)
+
+
 def test_shared_policy_kwargs_serve_every_algorithm():
     """Condition 9: SAC and DDPG write into the caller's dict, which crashed the next algorithm."""
     shared = {"net_arch": [8]}
@@ -340,6 +352,12 @@ def test_stock_kwargs_refuse_what_they_cannot_help():
         stock_kwargs(factored_env(), "DQN")
     with pytest.raises(ValueError, match=r"target_entropy_fraction 1\.5"):
         stock_kwargs(factored_env(), SAC, target_entropy_fraction=1.5)
+
+
+def test_check_stock_refuses_an_algorithm_that_it_does_not_know():
+    model = DQN("MlpPolicy", gym.make("CartPole-v1"), buffer_size=10)
+    with pytest.raises(ValueError, match="unknown algorithm 'DQN'"):
+        check_stock(model)
 
 
 def test_stock_kwargs_know_subclasses():

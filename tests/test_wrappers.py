@@ -203,6 +203,13 @@ def test_one_hot_wrapper_names_what_flattens_a_nested_space():
         OneHotActions(Recorder(spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])))
 
 
+def test_nested_actions_become_one_hots_through_both_wrappers():
+    space = spaces.Tuple([spaces.Discrete(3, start=5), spaces.MultiBinary(1)])
+    env = OneHotActions(FlattenActions(Recorder(space)))
+    env.step(np.array([0, 0, 1, 0, 1], np.float32))
+    assert env.unwrapped.received == (7, np.array([1]))
+
+
 def test_one_hot_spaces_are_equal_if_they_stand_for_the_same_actions():
     """SB3 compares spaces at load: five entries of one factor are not those of two."""
     one, two = OneHotBox(spaces.Discrete(5)), OneHotBox(spaces.MultiDiscrete([3, 2]))

@@ -93,7 +93,11 @@ class GumbelMultiCategoricalDistribution(DifferentiableDistribution, MultiCatego
 
 
 class GumbelBernoulliDistribution(DifferentiableDistribution, BernoulliDistribution):
-    """`BernoulliDistribution`, for `MultiBinary`, with `rsample`."""
+    """`BernoulliDistribution`, for `MultiBinary`, with `rsample`.
+
+    SB3's `kl_divergence` of it is that of each bit, `[B, K]`, so TRPO's `target_kl` bounds the mean
+    over the bits, not their sum, as with SB3's own policy.
+    """
 
     def padded_logits(self) -> Tensor:
         """Return the logits `[B, K, 2]`: a Bernoulli logit is that of 1 against that of 0."""

@@ -81,10 +81,10 @@ def check_stock(model: BaseAlgorithm) -> None:
     """Raise unless a stock algorithm is set up to learn with a policy of this package.
 
     Raises:
-        ValueError: for a setting that would spoil the one-hot actions or the entropy; the message
-            says what to pass.
+        ValueError: for an unknown algorithm, another policy, or a setting that would spoil the
+            one-hot actions or the entropy; the message says what to pass.
     """
-    name = type(model).__name__
+    name = _known_name(type(model))
     if isinstance(model.policy, DifferentiablePolicy):
         return  # its constructor has checked the only condition, the action space
     if not isinstance(model.policy, OneHotPolicy):
