@@ -43,13 +43,6 @@ def test_unknown_name_is_an_attribute_error():
         _ = rl_gumbel.GumbelSack
 
 
-def test_missing_extra_says_what_to_install():
-    """sb3-contrib is optional, and a bare ModuleNotFoundError would not name our extra."""
-    code = "import sys; sys.modules['sb3_contrib'] = None; import rl_gumbel; rl_gumbel.GumbelSAC\n"
-    access = "try: rl_gumbel.MaskableGumbelActorCriticPolicy\nexcept ImportError as e: print(e)"
-    assert 'pip install "rl-gumbel[contrib]"' in run_python(code + access)
-
-
 def test_public_names_are_what_type_checkers_see():
     """The lazy table and the imports under TYPE_CHECKING are two lists of the same names."""
     seen = {
