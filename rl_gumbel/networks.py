@@ -1,5 +1,6 @@
 """Networks from features to logits and to action values; ensembles in one batched matmul."""
 
+import itertools
 import math
 
 import torch
@@ -26,7 +27,7 @@ class LogitNetwork(nn.Module):
         self.layout = layout
         widths = [num_features, *net_arch]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), activation_fn()]
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], layout.num_flat))
         self.register_buffer("mask", layout.mask, persistent=False)
@@ -73,7 +74,7 @@ def hidden_layers(
 ) -> nn.Sequential:
     """Return the hidden layers of E perceptrons, `[E, B, widths[0]]` to `[E, B, widths[-1]]`."""
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+    for width_in, width_out in itertools.pairwise(widths):
         layers.append(EnsembleLinear(num_members, width_in, width_out))
         if use_layer_norm:
             layers.append(EnsembleLayerNorm(num_members, width_out))
@@ -119,7 +120,8 @@ class ConcatCritic(nn.Module):
 
     def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return the `[B]` value that the actor climbs: the minimum over the ensemble."""
-        return self(features, one_hot).amin(0)
+        values: Tensor = self(features, one_hot)
+        return values.amin(0)
 
 
 class MultilinearCritic(nn.Module):
@@ -180,7 +182,7 @@ class MultilinearCritic(nn.Module):
         additive = (coefficients[..., :flat] * self.layout.flatten(one_hot)).sum(-1)
         if self.rank == 0:
             return additive
-        tensor = coefficients[..., flat:-self.rank].unflatten(-1, (self.rank, flat))
+        tensor = coefficients[..., flat : -self.rank].unflatten(-1, (self.rank, flat))
         factors = self.layout.unflatten(tensor)  # [E, B, rank, K, N]
         num_factors = self.layout.num_factors
         # Divided by K so that the product stays near exp(mean) however many factors there are.

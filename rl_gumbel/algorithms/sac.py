@@ -1,4 +1,4 @@
-"""GumbelSAC: soft actor-critic whose actor gradient flows through a one-hot action and the critic."""
+"""GumbelSAC: soft actor-critic whose actor gradient flows through one-hot action and critic."""
 
 from typing import Any, ClassVar
 
@@ -60,7 +60,7 @@ class GumbelSAC(OffPolicyAlgorithm):
         critic: `concat`, a perceptron on [features, one_hot], or `multilinear`, linear in each
             factor's one-hot.
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
-            `local_expectation`, exact per factor with the others sampled (K * N critic evaluations).
+            `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
         ent_coef: entropy coefficient; `auto` learns it, `auto_0.1` starting at 0.1.
         target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
