@@ -175,6 +175,7 @@ def test_tab_completion_knows_the_options(call, shell):
     code, out, _ = call("--print-completion", shell)
     assert code == 0
     assert "--algorithm.learning-rate" in out
+    assert "straight_through_gumbel reinmax" in out.replace("'", "")
 
 
 # --- train ----------------------------------------------------------------------------------------

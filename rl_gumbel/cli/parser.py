@@ -51,6 +51,14 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+class Suggestions(tuple[str, ...]):
+    """Choices for tab completion only: the config refuses other words, with the nearest name."""
+
+    def __contains__(self, word: object) -> bool:
+        """Return True."""
+        return True
+
+
 class Override(argparse.Action):
     """Put the option's text, read as YAML, into `overrides` at the place of its setting."""
 
@@ -189,6 +197,7 @@ def add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
         action=Override,
         place=setting.place,
         metavar="VALUE",
+        choices=Suggestions(setting.choices) if setting.choices else None,
         help=f"{text} (default: {default})",
     )
 
