@@ -303,15 +303,15 @@ def test_defaults_are_those_of_the_algorithm():
 def test_network_defaults_are_those_of_the_policy():
     import inspect
 
-    from torch import nn
-
+    from rl_gumbel.cli.build import ACTIVATIONS
     from rl_gumbel.config.schema import PolicySettings
     from rl_gumbel.policies.factored import FactoredPolicy
 
     parameters = inspect.signature(FactoredPolicy.__init__).parameters
     ours = PolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
     assert ours == {name: parameters[name].default for name in ours}
-    assert parameters["activation_fn"].default is nn.ReLU
+    activation = ACTIVATIONS[PolicySettings().activation_fn]
+    assert parameters["activation_fn"].default is activation
     # None there, filled in by FactoredPolicy.settings.
     assert PolicySettings().net_arch == [256, 256]
 

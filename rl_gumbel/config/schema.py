@@ -197,7 +197,7 @@ class PolicySettings(Section):
 
     net_arch: Layers = [256, 256]
     """Hidden layers of actor and critics, or {pi: [...], qf: [...]}."""
-    activation_fn: Literal["relu", "tanh", "elu", "gelu", "silu"] = "relu"
+    activation_fn: Literal["relu", "tanh", "elu", "gelu", "silu"] = "silu"
     """Activation between the layers."""
     n_critics: PositiveInt = 2
     """Critics whose minimum is the target."""
