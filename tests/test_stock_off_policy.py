@@ -8,13 +8,23 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import DDPG, DQN, SAC, TD3
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny_envs import Tiny, TinyDict
 from torch import Tensor
 
-from rl_gumbel import GumbelSACPolicy, GumbelTD3Policy, OneHotActions, check_stock, stock_kwargs
+from rl_gumbel import (
+    GumbelSAC,
+    GumbelSACPolicy,
+    GumbelTD3Policy,
+    OneHotActions,
+    check_stock,
+    distributions,
+    estimators,
+    stock_kwargs,
+)
 from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.policies.one_hot import OneHotActor
 
@@ -128,6 +138,38 @@ def test_shared_features_and_dict_observations_train(algorithm):
     model = build(algorithm, OneHotActions(TinyDict(FACTORED)), kwargs)
     model.learn(60)
     assert is_one_hot(stored_actions(model), FACTORED.nvec)
+
+
+def test_stock_sac_takes_the_steps_of_gumbel_sac(monkeypatch):
+    """Two implementations of one algorithm, given the same weights, rows and Gumbel noise."""
+
+    def fixed_noise(shape: Any, device: Any, generator: Any = None) -> Tensor:
+        return -torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(0)).log()
+
+    monkeypatch.setattr(distributions, "sample_gumbel", fixed_noise)
+    monkeypatch.setattr(estimators, "sample_gumbel", fixed_noise)
+    same = {"learning_rate": 1e-3, "tau": 0.01, "ent_coef": "auto_0.1"}
+    stock = build(SAC, factored_env(), **same)
+    native = GumbelSAC(
+        "MlpPolicy", Tiny(FACTORED), cosine_interval=0, policy_kwargs={"net_arch": [16]}, **same
+    )
+    native.policy.load_state_dict(stock.policy.state_dict())
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        obs, next_obs = rng.normal(size=(2, 1, 3))
+        action = native.action_space.sample()[None]
+        one_hot = native.layout.flatten(native.layout.to_one_hot(action)).numpy()
+        rest = (rng.normal(size=1), rng.random(1) < 0.1, [{}])
+        native.replay_buffer.add(obs, next_obs, action, *rest)
+        stock.replay_buffer.add(obs, next_obs, one_hot, *rest)
+    before = actor_parameters(stock)
+    for model in (stock, native):
+        model.set_logger(configure(None, []))
+        np.random.seed(0)  # SB3 draws the rows from it
+        model.train(5, 16)
+    torch.testing.assert_close(stock.policy.state_dict(), native.policy.state_dict())
+    torch.testing.assert_close(stock.log_ent_coef, native.log_ent_coef)
+    assert not torch.equal(actor_parameters(stock), before)
 
 
 # --- the conditions of stock SB3, each broken once -------------------------------------------
