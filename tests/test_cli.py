@@ -254,6 +254,11 @@ def test_tuned_settings_are_the_default(run_dir):
     used = load_config(run_dir / "config.yaml")
     assert used.algorithm.reward_scale == tuned.algorithm.reward_scale
     assert (used.env, used.algo, used.seed, used.total_timesteps) == ("CartPole-v1", "sac", 3, 150)
+    record = json.loads((run_dir / "models/last/model.json").read_text())
+    assert (record["settings"]["seed"], record["settings"]["reward_scale"]) == (
+        used.seed,
+        used.algorithm.reward_scale,
+    )
 
 
 def test_the_resolved_configuration_repeats_the_run(run_dir, call):
