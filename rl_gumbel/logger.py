@@ -27,7 +27,8 @@ TAGS: Mapping[str, str] = {
 def record(logger: Logger, metrics: Sequence[Mapping[str, Tensor]]) -> None:
     """Log the mean of each metric over the mappings; reads the device once.
 
-    A metric that is not a scalar becomes a histogram, which only TensorBoard shows.
+    A metric that is not a scalar becomes a histogram, which only TensorBoard shows. No mappings log
+    nothing.
     """
     columns: dict[str, list[Tensor]] = {}
     for row in metrics:
@@ -35,8 +36,9 @@ def record(logger: Logger, metrics: Sequence[Mapping[str, Tensor]]) -> None:
             columns.setdefault(name, []).append(value)
     means = {name: torch.stack(values).mean(0) for name, values in columns.items()}
     scalars = {name: value for name, value in means.items() if value.ndim == 0}
-    values = torch.stack([value.float() for value in scalars.values()]).tolist()
-    for name, value in zip(scalars, values, strict=True):
-        logger.record(name, value)
+    if scalars:
+        values = torch.stack([value.float() for value in scalars.values()]).tolist()
+        for name, value in zip(scalars, values, strict=True):
+            logger.record(name, value)
     for name in means.keys() - scalars.keys():
         logger.record(name, means[name].cpu(), exclude=("stdout", "log", "json", "csv"))

@@ -1,8 +1,8 @@
 """GumbelSAC: soft actor-critic whose actor gradient flows through one-hot action and critic."""
 
+import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -30,6 +30,7 @@ from rl_gumbel.losses import (
     local_expectation_value,
     soft_bellman_target,
 )
+from rl_gumbel.policies.estimation import check_estimator
 from rl_gumbel.policies.factored import (
     FactoredCnnPolicy,
     FactoredCritic,
@@ -61,7 +62,7 @@ class GumbelSAC(OffPolicyAlgorithm):
             factor's one-hot.
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
-        ent_coef: entropy coefficient; `auto` learns it, `auto_0.1` starting at 0.1.
+        ent_coef: entropy coefficient, 0 for none; `auto` learns it, `auto_0.1` starting at 0.1.
         target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
         reward_scale: factor on the rewards when they are sampled; logged returns stay raw.
@@ -122,6 +123,12 @@ class GumbelSAC(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        policy_kwargs = policy_kwargs or {}
+        if policy_kwargs.get("critic", critic) != critic:
+            raise ValueError(
+                f"policy_kwargs critic {policy_kwargs['critic']!r} would be ignored: pass it as "
+                f"the argument critic, which is {critic!r}"
+            )
         super().__init__(
             policy,
             env,
@@ -138,7 +145,7 @@ class GumbelSAC(OffPolicyAlgorithm):
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
             # The critic's kind travels with the policy, which SB3 saves and rebuilds.
-            policy_kwargs={**(policy_kwargs or {}), "critic": critic},
+            policy_kwargs={**policy_kwargs, "critic": critic},
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -165,9 +172,7 @@ class GumbelSAC(OffPolicyAlgorithm):
     def _check_settings(self) -> None:
         """Raise for what is out of range, unknown or would be ignored, before anything is built."""
         ActionLayout.from_space(self.action_space)
-        if self.estimator not in ESTIMATORS:
-            known = ", ".join(ESTIMATORS)
-            raise ValueError(f"unknown estimator {self.estimator!r}; known: {known}")
+        check_estimator(self.estimator, options=self.estimator_kwargs)
         if self.actor_gradient not in ACTOR_GRADIENTS:
             known = ", ".join(ACTOR_GRADIENTS)
             raise ValueError(f"unknown actor_gradient {self.actor_gradient!r}; known: {known}")
@@ -179,10 +184,21 @@ class GumbelSAC(OffPolicyAlgorithm):
                         f"{name} {value!r} would be ignored: actor_gradient is "
                         f"{self.actor_gradient!r}, not 'estimator'"
                     )
+        for name in ("reward_scale", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} {value!r} must be > 0 and finite")
+        for name, least in (("target_update_interval", 1), ("cosine_interval", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be >= {least}")
+        self._check_entropy_settings()
+
+    def _check_entropy_settings(self) -> None:
         learned = isinstance(self.ent_coef, str)
-        if learned and not _is_auto(self.ent_coef):
+        if not (_is_auto(self.ent_coef) if learned else 0 <= self.ent_coef < math.inf):
             raise ValueError(
-                f"ent_coef {self.ent_coef!r} must be a number, 'auto' or 'auto_' and a number > 0"
+                f"ent_coef {self.ent_coef!r} must be a number >= 0, 'auto' or 'auto_' and a "
+                f"number > 0"
             )
         if self.target_entropy != "auto":
             most = ActionLayout.from_space(self.action_space).max_entropy
@@ -213,14 +229,14 @@ class GumbelSAC(OffPolicyAlgorithm):
 
     def _setup_estimator(self) -> None:
         """Build what turns the distribution into a value to climb, from plain attributes."""
-        estimator = ESTIMATORS[self.estimator]
         temperature = self.temperature
         self.temperature_schedule = make_schedule(
-            estimator.default_temperature if temperature is None else temperature
+            ESTIMATORS[self.estimator].default_temperature if temperature is None else temperature
         )
         # Both ends, so that a bad schedule fails now and not at the end of a long run.
         for progress_remaining in (1.0, 0.0):
-            estimator.check(self.temperature_schedule(progress_remaining), self.estimator_kwargs)
+            temperature = self.temperature_schedule(progress_remaining)
+            check_estimator(self.estimator, temperature, self.estimator_kwargs)
         sizes = torch.tensor(self.layout.sizes, dtype=torch.float32, device=self.device)
         # A factor of one category has no entropy; 1 avoids 0 / 0 there.
         self._max_entropy_per_factor = torch.where(sizes > 1, sizes.log(), 1.0)
@@ -229,20 +245,21 @@ class GumbelSAC(OffPolicyAlgorithm):
             self._joint = joint_one_hots(self.layout, self.device)
         elif self.actor_gradient == "exact":
             raise ValueError(
-                f"actor_gradient 'exact' sums over {self.layout.num_joint:.3g} joint actions of "
-                f"{self.action_space}, more than {MAX_JOINT_ACTIONS}; use 'local_expectation'"
+                f"actor_gradient 'exact' sums over all joint actions, and {self.action_space} has "
+                f"more than {MAX_JOINT_ACTIONS}; use 'local_expectation'"
             )
 
     def _setup_ent_coef(self) -> None:
         """Build the entropy coefficient, learned or fixed, as SB3's SAC does."""
         if isinstance(self.ent_coef, str):
             initial = float(self.ent_coef.split("_")[1]) if "_" in self.ent_coef else 1.0
-            self.log_ent_coef = torch.full((1,), np.log(initial), device=self.device)
+            self.log_ent_coef = torch.full((1,), math.log(initial), device=self.device)
             self.log_ent_coef.requires_grad_(True)
             self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
             self.ent_coef_optimizer = None
-            self.log_ent_coef = torch.full((1,), np.log(self.ent_coef), device=self.device)
+            log = math.log(self.ent_coef) if self.ent_coef > 0 else -math.inf
+            self.log_ent_coef = torch.full((1,), log, device=self.device)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update critic, actor, entropy coefficient and target critic `gradient_steps` times."""
@@ -302,7 +319,7 @@ class GumbelSAC(OffPolicyAlgorithm):
             "train/actor_loss": loss.detach(),
             "train/ent_coef": ent_coef.squeeze(0),
             "estimator/grad_norm": grad_norm,
-            "estimator/entropy": (entropy.sum(-1).mean() / self._max_entropy_per_factor.sum()),
+            "estimator/entropy": entropy.sum(-1).mean() / (self.layout.max_entropy or 1.0),
             "estimator/entropy_per_factor": entropy.mean(0) / self._max_entropy_per_factor,
         }
         if self.ent_coef_optimizer is not None:
@@ -339,6 +356,7 @@ class GumbelSAC(OffPolicyAlgorithm):
     def _step(self, module: BasePolicy | FactoredCritic, loss: Tensor) -> Tensor:
         """Take one optimiser step on the module alone; return the norm of its gradient."""
         parameters = [p for group in module.optimizer.param_groups for p in group["params"]]
+        parameters = [p for p in parameters if p.requires_grad]  # an extractor may be frozen
         module.optimizer.zero_grad()
         # inputs: the actor's loss passes through the critic, whose weights need no gradient here.
         loss.backward(inputs=parameters)
@@ -362,10 +380,11 @@ class GumbelSAC(OffPolicyAlgorithm):
             obs = {name: part[:PROBE_BATCH_SIZE] for name, part in obs.items()}
         else:
             obs = obs[:PROBE_BATCH_SIZE]
+        parameters = [p for p in self.actor.parameters() if p.requires_grad]
         gradients = []
         for kind in (self.actor_gradient, "exact"):
             value = self._value(self.actor(obs), obs, temperature, kind).mean()
-            gradients.append(torch.autograd.grad(value, list(self.actor.parameters())))
+            gradients.append(torch.autograd.grad(value, parameters, materialize_grads=True))
         return {"estimator/cosine": cosine(*gradients)}
 
     def learn(
@@ -397,6 +416,6 @@ def _is_auto(ent_coef: str | float) -> bool:
     """Return whether the coefficient is `auto` or `auto_` and a positive number."""
     word, _, initial = str(ent_coef).partition("_")
     try:
-        return word == "auto" and (not initial or float(initial) > 0)
+        return word == "auto" and (not initial or 0 < float(initial) < math.inf)
     except ValueError:
         return False

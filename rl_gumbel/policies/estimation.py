@@ -1,5 +1,6 @@
 """The estimator of a policy, as plain values that SB3 saves and rebuilds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,29 @@ from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.types import Sample
 
 
+def check_estimator(
+    name: str, temperature: float | None = None, options: Mapping[str, float] | None = None
+) -> None:
+    """Raise for an estimator that cannot train a policy which acts by softmax(logits).
+
+    Raises:
+        ValueError: for an unknown estimator, a temperature or an option out of range, and for a
+            `forward_temperature`, which would draw from another distribution than the policy.
+        TypeError: for an option that the estimator does not have.
+    """
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}")
+    estimator = ESTIMATORS[name]
+    estimator.check(estimator.default_temperature if temperature is None else temperature, options)
+    forward = (options or {}).get("forward_temperature", 1.0)
+    if forward != 1:
+        raise ValueError(
+            f"forward_temperature {forward!r} of '{name}' must be 1 here: the policy acts by "
+            f"softmax(logits), and its logits absorb the factor; for the same ratio of backward to "
+            f"forward temperature pass temperature / forward_temperature as temperature"
+        )
+
+
 @dataclass
 class Estimation:
     """How a policy draws one-hots that carry a gradient; its fields are constructor arguments.
@@ -16,8 +40,8 @@ class Estimation:
     `temperature` may be set at any time, for example by a callback that anneals it.
 
     Raises:
-        ValueError: for an unknown estimator, a temperature or an option out of range.
-        TypeError: for an option that the estimator does not have.
+        ValueError: as `check_estimator` does.
+        TypeError: likewise.
     """
 
     estimator: str = "straight_through_gumbel"
@@ -28,13 +52,9 @@ class Estimation:
     """Options of the estimator, e.g. `{"num_samples": 10}` of `gumbel_rao`."""
 
     def __post_init__(self) -> None:
-        if self.estimator not in ESTIMATORS:
-            known = ", ".join(ESTIMATORS)
-            raise ValueError(f"unknown estimator {self.estimator!r}; known: {known}")
-        estimator = ESTIMATORS[self.estimator]
+        check_estimator(self.estimator, self.temperature, self.estimator_kwargs)
         if self.temperature is None:
-            self.temperature = estimator.default_temperature
-        estimator.check(self.temperature, self.estimator_kwargs)
+            self.temperature = ESTIMATORS[self.estimator].default_temperature
 
     def rsample(
         self, distribution: FactoredCategorical, generator: torch.Generator | None = None
