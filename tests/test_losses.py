@@ -1,0 +1,212 @@
+"""The losses against numbers by hand, enumeration and finite differences."""
+
+import itertools
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rl_gumbel.actions import ActionLayout
+from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.losses import (
+    cosine,
+    critic_loss,
+    exact_value,
+    joint_one_hots,
+    local_expectation_value,
+    soft_bellman_target,
+)
+
+BATCH = 2
+SIZES = pytest.mark.parametrize("sizes", [(4,), (2, 3), (3, 1, 2), (2, 2, 2)], ids=str)
+CPU = torch.device("cpu")
+
+
+def make_layout(sizes: tuple[int, ...]) -> ActionLayout:
+    return ActionLayout.from_space(spaces.MultiDiscrete(list(sizes)))
+
+
+def random_logits(layout: ActionLayout) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (BATCH, layout.num_factors, layout.num_categories)
+    logits = torch.randn(shape, dtype=torch.float64, generator=generator)
+    return logits.masked_fill(~layout.valid, 0.0).requires_grad_()
+
+
+class Table:
+    """An arbitrary value of each joint action and row, nothing like linear in the one-hots.
+
+    A category that its factor does not have is worth a million, which must not show.
+    """
+
+    def __init__(self, layout: ActionLayout) -> None:
+        generator = torch.Generator().manual_seed(1)
+        shape = (BATCH, *(layout.num_categories for _ in layout.sizes))
+        self.values = torch.full(shape, 1e6, dtype=torch.float64)
+        real = (slice(None), *(slice(size) for size in layout.sizes))
+        values = torch.randn((BATCH, *layout.sizes), dtype=torch.float64, generator=generator)
+        self.values[real] = values
+
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        """Return `[M, B]` values of one-hots `[M, B, K, N]`."""
+        index = one_hot.argmax(-1)
+        rows = torch.arange(BATCH).expand(index.shape[:2])
+        return self.values[(rows, *index.unbind(-1))]
+
+
+def sum_of_entries(one_hot: Tensor) -> Tensor:
+    return one_hot.sum((-2, -1))
+
+
+def enumerated_value(layout: ActionLayout, logits: Tensor, table: Table) -> Tensor:
+    """E[Q] written as the plain sum over joint actions, softmax by softmax."""
+    terms = []
+    for joint in itertools.product(*(range(size) for size in layout.sizes)):
+        probability = torch.ones(BATCH, dtype=torch.float64)
+        for factor, category in enumerate(joint):
+            probs = logits[:, factor, : layout.sizes[factor]].softmax(-1)
+            probability = probability * probs[:, category]
+        terms.append(probability * table.values[(slice(None), *joint)])
+    return torch.stack(terms).sum(0)
+
+
+def distribution(layout: ActionLayout, logits: Tensor) -> FactoredCategorical:
+    return FactoredCategorical(logits, layout.mask)
+
+
+# --- numbers by hand --------------------------------------------------------------------------
+
+
+def test_soft_bellman_target_by_hand():
+    """r + discount V; a terminated row stops at r."""
+    target = soft_bellman_target(
+        torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 0.9, torch.tensor([10.0, 20.0])
+    )
+    torch.testing.assert_close(target, torch.tensor([1 + 0.9 * 10, 2.0]))
+
+
+def test_soft_bellman_target_takes_a_discount_for_each_row():
+    """N-step returns that end early are discounted less."""
+    target = soft_bellman_target(
+        torch.zeros(2), torch.zeros(2), torch.tensor([0.9, 0.81]), torch.ones(2)
+    )
+    torch.testing.assert_close(target, torch.tensor([0.9, 0.81]))
+
+
+def test_critic_loss_by_hand():
+    """Member 0 errs by 1 and 3, member 1 by 0 and 2: (1 + 9) / 4 + (0 + 4) / 4."""
+    values = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
+    assert critic_loss(values, torch.zeros(2)).item() == pytest.approx(3.5)
+
+
+def test_cosine_by_hand():
+    """Over all tensors together: (3 * 1 + 4 * 0) / (5 * 1)."""
+    left = [torch.tensor([[3.0]]), torch.tensor([4.0])]
+    right = [torch.tensor([[1.0]]), torch.tensor([0.0])]
+    assert cosine(left, right).item() == pytest.approx(0.6)
+    assert cosine(left, [-2 * part for part in left]).item() == pytest.approx(-1)
+
+
+def test_joint_one_hots_are_every_joint_action_once():
+    layout = make_layout((2, 3))
+    index = joint_one_hots(layout, CPU).argmax(-1)
+    expected = [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert index.tolist() == expected
+    torch.testing.assert_close(
+        joint_one_hots(layout, CPU), layout.index_to_one_hot(torch.tensor(expected))
+    )
+
+
+# --- the exact value --------------------------------------------------------------------------
+
+
+@SIZES
+def test_exact_value_and_gradient_are_those_of_plain_enumeration(sizes):
+    layout = make_layout(sizes)
+    logits, table = random_logits(layout), Table(layout)
+    value = exact_value(distribution(layout, logits), joint_one_hots(layout, CPU), table)
+    oracle = enumerated_value(layout, logits, table)
+    torch.testing.assert_close(value, oracle)
+    weights = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    gradient, expected = (
+        torch.autograd.grad(result @ weights, logits)[0] for result in (value, oracle)
+    )
+    torch.testing.assert_close(gradient, expected)
+    assert (gradient.masked_select(~layout.valid) == 0).all()
+
+
+@SIZES
+def test_exact_value_has_the_gradient_of_finite_differences(sizes):
+    layout = make_layout(sizes)
+    table, joint = Table(layout), joint_one_hots(layout, CPU)
+
+    def value(logits: Tensor) -> Tensor:
+        return exact_value(distribution(layout, logits), joint, table)
+
+    assert torch.autograd.gradcheck(value, random_logits(layout))
+
+
+# --- local expectation gradients --------------------------------------------------------------
+
+
+def gradient_of_sample(layout: ActionLayout, logits: Tensor, table: Table, index: Tensor) -> Tensor:
+    value = local_expectation_value(distribution(layout, logits), index, layout, table)
+    return torch.autograd.grad(value.sum(), logits)[0]
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (3, 1, 2)], ids=str)
+def test_local_expectation_is_unbiased(sizes):
+    """The average over every sample, weighted by its probability, is the exact gradient."""
+    layout = make_layout(sizes)
+    logits, table = random_logits(layout), Table(layout)
+    oracle = enumerated_value(layout, logits, table).sum()
+    expected = torch.autograd.grad(oracle, logits)[0]
+    average = torch.zeros_like(expected)
+    for joint in joint_one_hots(layout, CPU).argmax(-1):
+        index = joint.expand(BATCH, -1)
+        probability = distribution(layout, logits).log_prob(index).exp().detach()
+        gradient = gradient_of_sample(layout, logits, table, index)
+        average += probability[:, None, None] * gradient
+    torch.testing.assert_close(average, expected)
+
+
+def test_local_expectation_of_one_factor_has_no_variance():
+    """Whatever was sampled, the gradient is the exact one."""
+    layout = make_layout((4,))
+    logits, table = random_logits(layout), Table(layout)
+    oracle = enumerated_value(layout, logits, table).sum()
+    expected = torch.autograd.grad(oracle, logits)[0]
+    for category in range(4):
+        index = torch.full((BATCH, 1), category)
+        gradient = gradient_of_sample(layout, logits, table, index)
+        torch.testing.assert_close(gradient, expected)
+
+
+@SIZES
+def test_local_expectation_has_the_value_of_the_sample(sizes):
+    layout = make_layout(sizes)
+    table, index = Table(layout), distribution(layout, random_logits(layout)).sample()
+    value = local_expectation_value(
+        distribution(layout, random_logits(layout)), index, layout, table
+    )
+    expected = table(layout.index_to_one_hot(index)[None])[0]
+    torch.testing.assert_close(value, expected)
+
+
+# --- on the device ----------------------------------------------------------------------------
+
+
+def test_losses_never_read_the_device():
+    """On the meta device a read of a value raises, as does a tensor made on the CPU."""
+    layout = make_layout((2, 3))
+    with torch.device("meta"):
+        policy = FactoredCategorical(
+            torch.zeros(5, 2, 3, requires_grad=True), layout.valid.to("meta"), validate=False
+        )
+        joint = joint_one_hots(layout, torch.device("meta"))
+        exact = exact_value(policy, joint, sum_of_entries)
+        local = local_expectation_value(policy, policy.sample(), layout, sum_of_entries)
+        target = soft_bellman_target(exact, torch.zeros(5), 0.9, local)
+        critic_loss(torch.zeros(2, 5), target).backward()
+    assert policy.logits.grad.device.type == "meta"
