@@ -109,6 +109,28 @@ def test_every_estimator_moves_the_actor_through_the_action_alone(estimator, cri
     assert not torch.equal(vector(model.actor), before)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [*((name, {}) for name in ESTIMATORS), ("gumbel_rao", {"num_samples": 2})],
+)
+def test_actor_climbs_by_the_gradient_of_its_estimator(estimator, options):
+    """The same noise through the estimator by hand gives the same gradient."""
+    model = filled(estimator=estimator, estimator_kwargs=options, ent_coef=0.0)
+    obs = batch_of(model).observations
+    torch.manual_seed(3)
+    logits = model.actor.network(obs)
+    sample = ESTIMATORS[estimator](logits, temperature=1.3, mask=model.layout.mask, **options)
+    loss = -model.critic(obs, sample.one_hot).amin(0).mean()
+    parameters = list(model.actor.parameters())
+    expected = torch.autograd.grad(loss, parameters)
+    torch.manual_seed(3)
+    metrics = model.update_actor(obs, 1.3)
+    torch.testing.assert_close(metrics["train/actor_loss"], loss.detach())
+    torch.testing.assert_close([p.grad for p in parameters], list(expected))
+    norm = torch.cat([gradient.flatten() for gradient in expected]).norm()
+    torch.testing.assert_close(metrics["estimator/grad_norm"], norm)
+
+
 @EVERY_CRITIC
 @EVERY_GRADIENT
 def test_a_critic_blind_to_the_action_leaves_the_actor_in_place(critic, actor_gradient):
@@ -222,6 +244,12 @@ def test_n_step_targets_by_hand():
         errors = model.critic(batch.observations, one_hot) - target
     loss = model.update_critic(batch)["train/critic_loss"]
     torch.testing.assert_close(loss, 0.5 * errors.square().mean(-1).sum())
+
+
+@EVERY_CRITIC
+def test_target_critic_starts_as_a_copy(critic):
+    model = build(critic=critic)
+    assert torch.equal(vector(model.critic_target), vector(model.critic))
 
 
 @pytest.mark.parametrize("tau", [0.25, 1.0])
