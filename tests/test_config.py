@@ -233,6 +233,26 @@ def test_an_override_drops_what_it_makes_meaningless(load):
     assert settings == SACSettings(actor_gradient="exact")
 
 
+@pytest.mark.parametrize(
+    ("estimator", "temperature"), [("reinmax", None), ("straight_through_gumbel", 0.7)]
+)
+def test_another_estimator_does_not_inherit_the_temperature(load, estimator, temperature):
+    """Estimators want opposite temperatures; reinmax refuses what straight-through likes."""
+    settings = load("algorithm: {temperature: 0.7}", {("algorithm", "estimator"): estimator})
+    assert settings.algorithm.temperature == temperature
+
+
+def test_an_override_of_the_temperature_stays_with_another_estimator(load):
+    overrides = {("algorithm", "estimator"): "reinmax", ("algorithm", "temperature"): 2.0}
+    assert load("algorithm: {temperature: 0.7}", overrides).algorithm.temperature == 2.0
+
+
+def test_an_error_inside_an_override_names_the_option(load):
+    """Not the line of the file that the override replaced."""
+    with pytest.raises(ConfigError, match=r"^--policy-kwargs\.net-arch\.1: must be an integer"):
+        load("policy_kwargs: {net_arch: [64, 64]}", {("policy_kwargs", "net_arch"): [64, "a"]})
+
+
 def test_an_override_without_effect_is_refused_all_the_same(load):
     with pytest.raises(ConfigError, match=r"^--algorithm\.temperature: would be ignored"):
         load("algorithm: {actor_gradient: exact}", {("algorithm", "temperature"): 2})

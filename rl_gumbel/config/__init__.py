@@ -5,7 +5,7 @@
 anything of ours.
 """
 
-from rl_gumbel.config.errors import ConfigError, suggest
+from rl_gumbel.config.errors import ConfigError, find_nearest, suggest
 from rl_gumbel.config.reading import read_value
 from rl_gumbel.config.resolve import (
     CONFIGS,
@@ -31,6 +31,7 @@ __all__ = [
     "Setting",
     "TrainConfig",
     "dump_config",
+    "find_nearest",
     "find_tuned",
     "list_settings",
     "load_config",

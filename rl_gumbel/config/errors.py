@@ -35,11 +35,17 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message is complete and stands on one line."""
 
 
-def suggest(name: str, known: Collection[str]) -> str:
-    """Return "; did you mean X?" for the known name nearest to `name`, or nothing."""
+def find_nearest(name: str, known: Collection[str]) -> str | None:
+    """Return the known name nearest to `name`, whatever its case, or None if none is near."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[nearest[0]]}?" if nearest else ""
+    return by_lower[nearest[0]] if nearest else None
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean X?" for the known name nearest to `name`, or nothing."""
+    nearest = find_nearest(name, known)
+    return f"; did you mean {nearest}?" if nearest else ""
 
 
 def describe(error: Mapping[str, Any]) -> str:

@@ -58,14 +58,15 @@ def load_config(
 ) -> TrainConfig:
     """Return the settings of a file (none: the defaults) with `overrides` on top.
 
-    A setting of the file that an override makes meaningless is dropped; any other setting that
-    would be ignored is an error.
+    A setting of the file that an override makes meaningless is dropped, and so is the temperature
+    of another estimator; any other setting that would be ignored is an error.
 
     Raises:
         ConfigError: naming file and line, or the option, and the nearest known name.
     """
     values, lines = read_file(path) if path else ({}, {})
     overrides = overrides or {}
+    _drop_temperature(values, overrides)
     for place, value in overrides.items():
         _set(values, place, value)
     origin = _Origin(path, lines, overrides)
@@ -98,11 +99,13 @@ class _Origin:
     def label(self, place: Place) -> str:
         """Return "file:line: name: ", or "--option: " for what the command line gave."""
         name = ".".join(place)
-        for depth in range(len(place), 0, -1):
-            if place[:depth] in self.overrides:
-                return f"--{name.replace('_', '-')}: "
-            if place[:depth] in self.lines:
-                return f"{self.path}:{self.lines[place[:depth]]}: {name}: "
+        upwards = [place[:depth] for depth in range(len(place), 0, -1)]
+        # First, since the lines below an option's place are those of what it replaced.
+        if any(above in self.overrides for above in upwards):
+            return f"--{name.replace('_', '-')}: "
+        for above in upwards:
+            if above in self.lines:
+                return f"{self.path}:{self.lines[above]}: {name}: "
         return f"{self.path}: {name}: " if self.path else f"{name}: "
 
 
@@ -148,6 +151,16 @@ def _given_but_ignored(
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None and value != {}:
             yield field, cause, reason
+
+
+def _drop_temperature(values: Mapping[str, Any], overrides: Mapping[Place, Any]) -> None:
+    """Remove the file's temperature if `overrides` choose an estimator that it was not set for."""
+    section = values.get("algorithm")
+    chosen = overrides.get(("algorithm", "estimator"))
+    if chosen is None or not isinstance(section, dict):
+        return
+    if section.get("estimator", TrainConfig().algorithm.estimator) != chosen:
+        section.pop("temperature", None)
 
 
 def _set(values: dict[str, Any], place: Place, value: Any) -> None:

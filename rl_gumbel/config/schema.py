@@ -233,7 +233,7 @@ class TrainConfig(Section):
     eval_episodes: PositiveInt = 10
     """Episodes of each evaluation."""
     env_wrappers: list[str] = []
-    """Wrappers around it, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
+    """Wrappers around the environment, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
     env_kwargs: dict[str, Any] = {}
     """Keyword arguments of gymnasium.make."""
     algorithm: SACSettings = SACSettings()
