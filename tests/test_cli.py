@@ -24,6 +24,7 @@ QUICK = [
     "--total-timesteps=60",
     "--eval-freq=30",
     "--eval-episodes=2",
+    "--num-envs=1",
     "--algorithm.learning-starts=20",
     "--algorithm.batch-size=4",
     "--algorithm.buffer-size=100",
@@ -277,7 +278,7 @@ def test_the_default_directory_is_named_and_new_each_time(call):
                             "--env-kwargs.max-episode-steps", 5, "--seed", 7)  # fmt: skip
         assert code == 0
         paths.append(out.splitlines()[-1].removeprefix("run: "))
-        assert "no tuned settings for sac on cli/Bits-v0; using defaults" in out
+        assert "sac on cli/Bits-v0 (cpu; settings: defaults; none are tuned)" in out
     assert len(set(paths)) == 2
     for path in paths:
         assert re.fullmatch(r"runs/cli-Bits-v0/sac/\d{8}-\d{6}-7(-2)?", path)
@@ -287,7 +288,7 @@ def test_the_default_directory_is_named_and_new_each_time(call):
 def test_output_that_is_no_terminal_is_a_line_per_evaluation(call):
     _, out, err = call("train", *QUICK, "--run-dir", "run")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == ["30", "60", "run:"]
+    assert [line.split()[0] for line in lines] == ["training", "30", "60", "run:"]
     assert err == ""
 
 
@@ -354,7 +355,8 @@ def test_an_interrupted_run_keeps_its_model(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.fullmatch(r"interrupted after \d+ steps; the last model is in run\n", out)
+    last = out.splitlines()[-1]
+    assert re.fullmatch(r"interrupted after \d+ steps; the last model is in run", last)
     assert err == ""
     assert sorted(os.listdir("run/models/last")) == ["model.json", "model.safetensors"]
 
@@ -401,7 +403,22 @@ def test_rendering_what_cannot_be_rendered_is_refused(call):
     assert call("train", *QUICK, *words)[0] == 0
     code, _, err = call("evaluate", "run", "--render")
     assert code == 2
-    assert "cli/Bits-v0" in err
+    assert err == "rl-gumbel: cli/Bits-v0 cannot be rendered\n"
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    """`rl-gumbel list envs | head -1` closes the pipe while there is more to say."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rl_gumbel", "list", "estimators"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
 
 
 @pytest.mark.parametrize(
@@ -451,7 +468,7 @@ MISTAKES = [
     (["train", "--algorithm.lerning-rate=1"], "unknown argument --algorithm.lerning-rate; "
      "did you mean --algorithm.learning-rate?"),
     (["train", "--sed", "1"], "unknown argument --sed; did you mean --seed?"),
-    (["train", "CartPole-v1"], "unknown argument CartPole-v1"),
+    (["train", "CartPole-v1"], "unknown argument CartPole-v1; options start with --"),
     (["train", "--seed"], "--seed: expected one argument"),
     (["train", "--seed", "1.5"], "--seed: must be an integer, got 1.5"),
     (["train", "--seed", "[1"], "--seed: not a YAML value: '[1'"),
@@ -468,6 +485,8 @@ MISTAKES = [
     (["train", "--env", "CartPole"], "environment CartPole lacks its version; did you mean "
      "CartPole-v1?"),
     (["train", "--env", "Taxi-v3"], "Taxi-v3: Environment version v3 for `Taxi` is deprecated."),
+    (["train", "--env", "Pong-v5"], "unknown environment Pong-v5; that of another package needs "
+     "its name in front, as package:Env-v0"),
     (["train", "--env", "none:X-v0"], "none:X-v0 needs the package 'none': pip install none"),
     (["train", "--env", "a b"], "a b: Malformed environment ID"),
     (["train", "--env", "cli/Unfinished-v0"], "cli/Unfinished-v0 needs the package "
@@ -476,6 +495,12 @@ MISTAKES = [
      "is not supported: supported are Discrete, MultiDiscrete (1-D) and MultiBinary(n);\n"
      "for continuous actions use SAC of stable-baselines3"),
     (["train", "--env", "cli/Text-v0"], "cli/Text-v0: networks cannot read observation space Text"),
+    (["train", "--env", "Blackjack-v1"], "Blackjack-v1: networks cannot read observation space "
+     "Tuple(Discrete(32), Discrete(11), Discrete(2));\n"
+     "try --env-wrappers '[gymnasium.wrappers.FlattenObservation]'"),
+    (["train", "--env", "minigrid:MiniGrid-Empty-5x5-v0"], "minigrid:MiniGrid-Empty-5x5-v0: "
+     "networks cannot read observation 'image' (an image under 36 pixels), "
+     "'mission' (MissionSpace);\ntry --env-wrappers '[minigrid.wrappers.FlatObsWrapper]'"),
     (["train", "--env", "FrozenLake-v1", "--env-kwargs.is-slipery", "false"],
      "FrozenLake-v1 has no argument 'is_slipery'; did you mean is_slippery?"),
     (["train", "--env", "FrozenLake-v1", "--env-kwargs.map-name", "9x9"],
@@ -483,7 +508,9 @@ MISTAKES = [
     (["train", "--env-wrappers", "[gymnasium.wrappers.Flat]"], "--env-wrappers: "
      "gymnasium.wrappers has no Flat"),
     (["train", "--env-wrappers", "[gymnasum.Flat]"], "--env-wrappers: cannot import "
-     "gymnasum.Flat; write it as module.Class"),
+     "gymnasum.Flat; write it as module.Class: No module named 'gymnasum'"),
+    (["train", "--env-wrappers", "[Flat]"], "--env-wrappers: cannot import Flat; write it as "
+     "module.Class\n"),
     (["train", "--env-wrappers", "[gymnasium.wrappers.TimeLimit]"], "--env-wrappers: "
      "gymnasium.wrappers.TimeLimit: TypeError: "),
     (["train", "--run-dir", "full"], "--run-dir full is not empty; name a new directory"),
@@ -493,8 +520,10 @@ MISTAKES = [
     (["evaluate"], "the following arguments are required: RUN"),
     (["evaluate", "none"], "none is not a run directory: it has no config.yaml"),
     (["evaluate", "none", "--episodes", "0"], "--episodes: must be an integer of at least 1"),
-    (["evaluate", "none", "--model", "bets"], "--model: invalid choice: 'bets'"),
-    (["list", "env"], "what: invalid choice: 'env'"),
+    (["evaluate", "none", "--model", "bets"], "--model: must be one of last, best, got "
+     "'bets'; did you mean best?"),
+    (["list", "env"], "what: must be one of envs, algos, estimators, configs, got 'env'; did you "
+     "mean envs?"),
 ]  # fmt: skip
 
 

@@ -5,11 +5,12 @@ immediate; a verb imports what it needs inside its function.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rl_gumbel.cli.errors import INTERRUPTED, USER_ERROR, UserError
+from rl_gumbel.cli.errors import BROKEN_PIPE, INTERRUPTED, USER_ERROR, UserError
 from rl_gumbel.cli.parser import parse
 from rl_gumbel.config import ConfigError, TrainConfig, find_tuned, load_config
 
@@ -18,16 +19,21 @@ CHOICE = (("env",), ("algo",))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, or one of `rl_gumbel.cli.errors`."""
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-        return run(args)
+        code = run(args)
+        sys.stdout.flush()  # here, where a reader that left is no traceback
+        return code
     except (UserError, ConfigError) as error:
         print(f"rl-gumbel: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("rl-gumbel: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,10 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from rl_gumbel.config import suggest
+from rl_gumbel.config import find_nearest, suggest
 
 EXTRAS = {"box2d": ("box2d", "swig"), "minigrid": ("minigrid",)}
 """Our extras, and how the errors of a missing package name them."""
+VERSION = re.compile(r"-v\d+$")
+"""The end of an id."""
 
 
 def explain(error: Exception, env_id: str, env_kwargs: Mapping[str, Any]) -> str | None:
@@ -48,13 +50,13 @@ def install_line(text: str) -> str:
 def suggest_env(env_id: str) -> str:
     """Return "; did you mean X?" for the registered id nearest to `env_id`, or nothing."""
     package, colon, name = env_id.rpartition(":")
-    stem = re.sub(r"-v\d+$", "", name)
-    versions = [known for known in gym.registry if re.sub(r"-v\d+$", "", known) == stem]
-    if versions:
-        newest = max(versions, key=lambda known: gym.registry[known].version or 0)
-        return f"; did you mean {package}{colon}{newest}?"
-    nearest = suggest(name, list(gym.registry)).replace("mean ", f"mean {package}{colon}")
-    return nearest or " (rl-gumbel list envs shows those installed)"
+    newest: dict[str, str] = {}  # by name alone: a common version does not make ids similar
+    for spec in sorted(gym.registry.values(), key=lambda spec: spec.version or 0):
+        newest[VERSION.sub("", spec.id)] = spec.id
+    nearest = find_nearest(VERSION.sub("", name), newest)
+    if nearest:
+        return f"; did you mean {package}{colon}{newest[nearest]}?"
+    return "" if colon else "; that of another package needs its name in front, as package:Env-v0"
 
 
 def list_arguments(env_id: str) -> list[str]:

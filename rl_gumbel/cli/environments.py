@@ -34,8 +34,13 @@ def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any
     """
     kwargs = config.env_kwargs | ({"render_mode": render_mode} if render_mode else {})
     try:
-        env = gym.make(config.env, **kwargs)
+        with warnings.catch_warnings():
+            # Gymnasium warns of a render mode that is not there; the errors below say it.
+            warnings.filterwarnings("ignore", message=".*render_mode")
+            env = gym.make(config.env, **kwargs)
     except Exception as error:
+        if render_mode and "render_mode" in str(error):
+            raise UserError(f"{config.env} cannot be rendered") from error
         reason = explain(error, config.env, kwargs)
         if reason is None:
             raise  # a bug of the environment, which its author needs to see
@@ -54,8 +59,9 @@ def wrap(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
     try:
         found = import_module(module)
     except (ImportError, ValueError) as error:
-        reason = f"write it as module.Class: {error}"
-        raise UserError(f"--env-wrappers: cannot import {name}; {reason}") from error
+        reason = f": {error}" if module else ""
+        text = f"--env-wrappers: cannot import {name}; write it as module.Class{reason}"
+        raise UserError(text) from error
     if not hasattr(found, class_name):
         nearest = suggest(class_name, dir(found))
         raise UserError(f"--env-wrappers: {module} has no {class_name}{nearest}")
@@ -127,12 +133,26 @@ def check_env(config: TrainConfig) -> gym.Env[Any, Any]:
         # Gymnasium guesses the version of `CartPole`; the name of a run must not depend on it.
         raise UserError(f"environment {config.env} lacks its version; did you mean {env.spec.id}?")
     if policy_name(env.observation_space) is None:
-        raise UserError(
-            f"{config.env}: networks cannot read observation space {env.observation_space};\n"
-            "try --env-wrappers '[gymnasium.wrappers.FlattenObservation]', or for MiniGrid "
-            "'[minigrid.wrappers.FlatObsWrapper]'"
-        )
+        raise UserError(f"{config.env}: {describe_unreadable(env.observation_space)}")
     return env
+
+
+def describe_unreadable(space: spaces.Space[Any]) -> str:
+    """Return what the networks cannot read in an observation space, and the wrapper that helps."""
+    what = f"space {space}"
+    if isinstance(space, spaces.Dict):
+        tiny = f"an image under {MIN_IMAGE_SIZE} pixels"
+        what = ", ".join(
+            f"{name!r} ({tiny if _is_tiny(part) else type(part).__name__})"
+            for name, part in space.items()
+            if _is_tiny(part) or not policy_name(part)
+        )
+    wrapper = "a wrapper of your own, module.Class"
+    if "MissionSpace" in what:  # MiniGrid's text, which Gymnasium cannot flatten
+        wrapper = "minigrid.wrappers.FlatObsWrapper"
+    elif space.is_np_flattenable:
+        wrapper = "gymnasium.wrappers.FlattenObservation"
+    return f"networks cannot read observation {what};\ntry --env-wrappers '[{wrapper}]'"
 
 
 def policy_name(space: spaces.Space[Any]) -> str | None:

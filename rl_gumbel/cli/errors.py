@@ -4,6 +4,8 @@ USER_ERROR = 2
 """Exit code of a mistake in the command, the configuration or the environment's name."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+BROKEN_PIPE = 141
+"""Exit code when nobody reads the output any more, as the shell's for SIGPIPE."""
 
 
 class UserError(Exception):

@@ -23,6 +23,7 @@ EPILOG = """\
 VALUE is YAML: 1e-3, true, null, [64, 64], '{schedule: linear, start: 1, end: 0.1}'.
 An option wins over the file of --config; without --config the tuned settings of
 the environment are the start, where there are some (`rl-gumbel list configs`).
+Another estimator than theirs starts at its own default temperature.
 """
 
 
@@ -47,7 +48,10 @@ class Parser(argparse.ArgumentParser):
         args, rest = self.parse_known_args(words)
         if rest:
             word = rest[0].partition("=")[0]
-            raise UserError(f"unknown argument {word}{suggest_option(word, known)}")
+            hint = (
+                suggest_option(word, known) if word.startswith("-") else "; options start with --"
+            )
+            raise UserError(f"unknown argument {word}{hint}")
         return args
 
 
@@ -154,7 +158,7 @@ def make_parsers() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
     add_train(verbs.add_parser("train", help="train an agent", epilog=EPILOG, usage=usage))
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
     listing = verbs.add_parser("list", help="show what there is")
-    listing.add_argument("what", choices=LISTS)
+    listing.add_argument("what", type=one_of(LISTS), choices=LISTS, help="what to list")
     return parser, dict(verbs.choices)
 
 
@@ -208,7 +212,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory that train wrote")
     add = parser.add_argument
     add("--episodes", type=at_least(1), default=100, metavar="N", help="(default: 100)")
-    add("--model", choices=("last", "best"), default="last", help="(default: last)")
+    models = ("last", "best")
+    add("--model", type=one_of(models), choices=models, default="last", help="(default: last)")
     add("--stochastic", action="store_true", help="sample actions instead of the argmax")
     add("--seed", type=at_least(0), default=0, metavar="S", help="(default: 0)")
     add(
@@ -220,6 +225,20 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
     add("--render", action="store_true", help="show the episodes in a window")
     add("--json", action="store_true", help="print one JSON object")
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            known = ", ".join(names)
+            raise argparse.ArgumentTypeError(
+                f"must be one of {known}, got {text!r}{suggest(text, names)}"
+            )
+        return text
+
+    return read
 
 
 def at_least(low: int) -> Callable[[str], int]:

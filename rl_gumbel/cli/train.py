@@ -45,8 +45,9 @@ def train(config: TrainConfig, args: argparse.Namespace) -> int:
     evaluation_seed = (config.seed + EVALUATION_SEED) % 2**32
     evaluation_env = make_evaluation_vec(config, config.eval_episodes, evaluation_seed)
     run_dir = make_run_dir(args.run_dir, config, device)
-    if args.config is None and find_tuned(config.algo, config.env) is None:
-        print(f"no tuned settings for {config.algo} on {config.env}; using defaults")
+    settings = args.config or find_tuned(config.algo, config.env) or "defaults; none are tuned"
+    what = f"{config.algo} on {config.env} ({device}; settings: {settings})"
+    print(f"training {what} in {run_dir}", flush=True)
     live = sys.stdout.isatty() and not args.no_progress
     try:
         finished = learn(model, config, run_dir, evaluation_env, live=live)
