@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +25,7 @@ from rl_gumbel.config import find_tuned, load_config
 
 RESULTS = Path(__file__).parent / "results" / "learning.csv"
 KEY = ("env", "algo", "actor_gradient", "estimator", "critic", "total_timesteps", "seed")
-FIGURES = ("last", "last_std", "last_length", "best", "midway_timesteps", "midway", "seconds")
+FIGURES = ("last", "last_std", "last_length", "best", "midway_timesteps", "midway")
 CLI = (sys.executable, "-m", "rl_gumbel")
 
 
@@ -85,9 +84,7 @@ def run_seed(
         settings += ["--eval-freq", str(args.midway), "--eval-episodes", "100"]
     with tempfile.TemporaryDirectory() as directory:
         run = Path(directory) / "run"
-        start = time.perf_counter()
         command([*CLI, "train", *settings, "--run-dir", str(run)])
-        seconds = time.perf_counter() - start
         last, best = (evaluate(run, model) for model in ("last", "best"))
         evaluations = read_rows(run / "evaluations.csv")
     midway = [row for row in evaluations if int(row["timesteps"]) == args.midway]
@@ -98,7 +95,6 @@ def run_seed(
         "best": best["mean_reward"],
         "midway_timesteps": args.midway or "",
         "midway": midway[0]["mean_reward"] if midway else "",
-        "seconds": round(seconds),
     }
 
 
@@ -160,19 +156,18 @@ def table(rows: list[dict[str, str]]) -> str:
         groups[tuple(row[name] for name in KEY[:-1])].append(row)
     lines = [
         "| environment | actor gradient | critic | steps | mean +- sd over seeds | each seed "
-        "| best model, mean | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| best model, mean |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (env, _, gradient, estimator, critic, steps), group in groups.items():
         group.sort(key=lambda row: int(row["seed"]))
         last = [float(row["last"]) for row in group]
         spread = stdev(last) if len(last) > 1 else 0.0
         best = mean(float(row["best"]) for row in group)
-        minutes = mean(float(row["seconds"]) for row in group) / 60
         seeds = ", ".join(f"{value:.1f}" for value in last)
         lines.append(
             f"| {env} | {estimator or gradient} | {critic} | {int(steps):,} | "
-            f"{mean(last):.1f} +- {spread:.1f} | {seeds} | {best:.1f} | {minutes:.1f} |"
+            f"{mean(last):.1f} +- {spread:.1f} | {seeds} | {best:.1f} |"
         )
     return "\n".join(lines)
 
