@@ -162,12 +162,12 @@ def table(rows: list[dict[str, str]]) -> str:
     for (env, _, gradient, estimator, critic, steps), group in groups.items():
         group.sort(key=lambda row: int(row["seed"]))
         last = [float(row["last"]) for row in group]
-        spread = stdev(last) if len(last) > 1 else 0.0
+        spread = f" +- {stdev(last):.2g}" if len(last) > 1 else ""
         best = mean(float(row["best"]) for row in group)
-        seeds = ", ".join(f"{value:.1f}" for value in last)
+        seeds = ", ".join(f"{value:.4g}" for value in last)
         lines.append(
             f"| {env} | {estimator or gradient} | {critic} | {int(steps):,} | "
-            f"{mean(last):.1f} +- {spread:.1f} | {seeds} | {best:.1f} |"
+            f"{mean(last):.4g}{spread} | {seeds} | {best:.4g} |"
         )
     return "\n".join(lines)
 
