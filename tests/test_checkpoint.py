@@ -112,7 +112,8 @@ def test_every_argument_comes_back(tmp_path):
             "rank": 2,
         },
     }
-    save_model(make_model(**kwargs).learn(20), tmp_path / "first")
+    model = make_model(action_space=spaces.MultiDiscrete([2, 3]), **kwargs)
+    save_model(model.learn(20), tmp_path / "first")
     save_model(load_model(tmp_path / "first", device="cpu"), tmp_path / "second")
     first, second = (
         json.loads((tmp_path / name / "model.json").read_text()) for name in ("first", "second")

@@ -521,6 +521,13 @@ def test_settings_out_of_range_or_without_effect_are_refused(kwargs, message):
         build(**kwargs)
 
 
+def test_a_rank_without_interactions_is_refused():
+    """One factor makes the multilinear critic a Q-vector, which has no rank."""
+    env = Tiny(spaces.Discrete(3))
+    with pytest.raises(ValueError, match=r"rank 2 would be ignored: .* has one factor"):
+        build(env, critic="multilinear", policy_kwargs={"rank": 2})
+
+
 @pytest.mark.parametrize("size", [9, 1024])
 def test_exact_is_refused_where_it_would_sum_too_much(size):
     """The second has more joint actions than a float can hold."""

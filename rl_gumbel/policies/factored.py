@@ -174,6 +174,11 @@ class FactoredPolicy(BasePolicy):
             "optimizer_kwargs": optimizer_kwargs,
         }
         self.layout = self.make_layout()
+        if rank is not None and self.layout.num_factors == 1:
+            raise ValueError(
+                f"rank {rank!r} would be ignored: {self.layout.space} has one factor, without "
+                f"interactions"
+            )
         self.actor_arch, self.critic_arch = get_actor_critic_arch(self.settings["net_arch"])
         self._build(lr_schedule)
 
