@@ -1,6 +1,7 @@
 """A Gymnasium action space as factors: its actions to one-hot vectors and back, exactly."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,8 +91,8 @@ class ActionLayout:
                 f"actions of shape {tuple(action.shape)} do not hold the {self.num_factors} "
                 f"factors of {self.space} in their last axis"
             )
-        starts = torch.tensor(self.starts, device=action.device)
-        return action.long().reshape(-1, self.num_factors) - starts
+        index = action.long().reshape(-1, self.num_factors)
+        return index - self._starts(index.device) if any(self.starts) else index
 
     def to_one_hot(self, action: Tensor | np.ndarray | int) -> Tensor:
         """Return the float32 `[B, K, N]` one-hots of a batch of actions.
@@ -104,7 +105,7 @@ class ActionLayout:
         outside = ((index < 0) | (index >= sizes)).any(-1)
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
-            bad = (index[row] + torch.tensor(self.starts, device=index.device)).tolist()
+            bad = (index[row] + self._starts(index.device)).tolist()
             raise ValueError(f"action {bad} in row {row} is outside {self.space}")
         return self.index_to_one_hot(index)
 
@@ -123,7 +124,7 @@ class ActionLayout:
             `[B]` for `Discrete`, `[B, K]` for the others.
         """
         index = value.argmax(-1) if value.is_floating_point() else value
-        action = index + torch.tensor(self.starts, device=index.device)
+        action = index + self._starts(index.device) if any(self.starts) else index
         if isinstance(self.space, spaces.Discrete):
             action = action.squeeze(-1)
         return action.to(getattr(torch, np.dtype(self.space.dtype).name))
@@ -131,7 +132,7 @@ class ActionLayout:
     def flatten(self, padded: Tensor) -> Tensor:
         """Return `[..., sum(sizes)]`: the factors of `[..., K, N]` side by side, no padding."""
         flat = padded.flatten(-2)
-        return flat if self.mask is None else flat[..., self._flat_positions.to(flat.device)]
+        return flat if self.mask is None else flat[..., self._flat_positions(flat.device)]
 
     def unflatten(self, flat: Tensor) -> Tensor:
         """Return `[..., K, N]`, the inverse of `flatten`; padding is zero (False for a mask).
@@ -147,12 +148,23 @@ class ActionLayout:
         if self.mask is None:
             return flat.reshape(shape)
         padded = flat.new_zeros((*flat.shape[:-1], self.num_factors * self.num_categories))
-        positions = self._flat_positions.to(flat.device)
+        positions = self._flat_positions(flat.device)
         return padded.index_copy(-1, positions, flat).reshape(shape)
 
-    @cached_property
-    def _flat_positions(self) -> Tensor:
-        return self.valid.flatten().nonzero().squeeze(-1)
+    def _starts(self, device: torch.device) -> Tensor:
+        return self._copy("starts", device, lambda: torch.tensor(self.starts))
+
+    def _flat_positions(self, device: torch.device) -> Tensor:
+        return self._copy(
+            "flat_positions", device, lambda: self.valid.flatten().nonzero().squeeze(-1)
+        )
+
+    def _copy(self, name: str, device: torch.device, make: Callable[[], Tensor]) -> Tensor:
+        """Return a small tensor on a device, made once: a copy at each step would wait for it."""
+        copies: dict[tuple[str, torch.device], Tensor] = self.__dict__.setdefault("_copies", {})
+        if (name, device) not in copies:
+            copies[name, device] = make().to(device)
+        return copies[name, device]
 
 
 def _advice(space: spaces.Space[Any]) -> str:

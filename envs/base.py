@@ -1,0 +1,294 @@
+"""Batched torch environments: B copies of one environment that step as tensors on one device.
+
+`BatchedEnv` is what algorithms and facades see. `TorchEnv` is what an environment here extends: it
+writes `initial`, `transition`, `observe` and perhaps `legal` and `frame`, all on whole batches and
+without looking at a value, and gets autoreset, time limits, episode counts, seeds and exact state
+from here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl_gumbel.actions import ActionLayout
+from rl_gumbel.types import Obs, Step
+
+State = dict[str, Tensor]
+"""The state of B environments: tensors whose first dimension is B, by name."""
+
+
+class BatchedEnv(ABC):
+    """B copies of one environment behind `reset` and `step`, tensors in and out."""
+
+    differentiable: ClassVar[bool] = False
+    """Whether rewards and observations can carry a gradient to a one-hot action."""
+    backend: ClassVar[str] = "torch"
+    """What steps the environments, in a word."""
+
+    observation_space: spaces.Space[Any]
+    """Of one environment."""
+    action_space: spaces.Space[Any]
+    """Of one environment."""
+    layout: ActionLayout
+    """The factors of the action space."""
+    num_envs: int
+    """B."""
+    device: torch.device
+    """Where every tensor is."""
+    max_episode_steps: int | None
+    """Steps after which an episode is truncated; None if never, or not known."""
+    action_mask: Tensor | None = None
+    """`[B, K, N]` bool: what may be chosen now; None if everything always may."""
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> Obs:
+        """Start an episode in every environment and return the observations `[B, *O]`.
+
+        A seed makes all that follows repeat; without one the random stream goes on.
+        """
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Take one step in every environment.
+
+        Args:
+            action: what the space contains, `[B]` or `[B, K]` integers, or one-hots `[B, K, N]`.
+        """
+
+    def get_state(self) -> State:
+        """Return copies of all that decides the future; `set_state` goes back to it exactly.
+
+        Raises:
+            NotImplementedError: if the environments cannot be saved.
+        """
+        raise NotImplementedError(f"the state of {type(self).__name__} cannot be saved")
+
+    def set_state(self, state: State) -> None:
+        """Go back to a state that `get_state` returned.
+
+        Raises:
+            NotImplementedError: as `get_state`.
+        """
+        raise NotImplementedError(f"the state of {type(self).__name__} cannot be restored")
+
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """Return an RGB frame `[height, width, 3]` of one environment.
+
+        Raises:
+            NotImplementedError: if there is no picture of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no picture")
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to free)
+        """Free what the environments hold."""
+
+
+class TorchEnv(BatchedEnv):
+    """An environment written in torch.
+
+    A subclass draws random numbers by `uniform` and `integers` alone, for all B environments
+    whether they need one or not: the stream then does not depend on the states, and nothing waits
+    for the device.
+
+    Args:
+        num_envs: B, at least 1.
+        observation_space: of one environment.
+        action_space: of one environment; one that `ActionLayout` supports.
+        max_episode_steps: the time limit, or None.
+        device: of every tensor.
+        dtype: of the state's floating-point numbers; float64 follows a float64 original exactly.
+            Observations have the dtype of their space.
+        gradients: let rewards and observations carry a gradient to a one-hot action.
+
+    Raises:
+        ValueError: for a size or limit below 1, or gradients where there are none.
+        TypeError: for an action space that is not supported.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        max_episode_steps: int | None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        gradients: bool = False,
+    ) -> None:
+        for name, value in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value!r} of {type(self).__name__} must be at least 1")
+        if gradients and not self.differentiable:
+            raise ValueError(
+                f"{type(self).__name__} has no gradient through its step; gradients=True needs a "
+                f"differentiable environment"
+            )
+        self.num_envs = num_envs
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.layout = ActionLayout.from_space(action_space)
+        self.max_episode_steps = max_episode_steps
+        self.dtype = dtype
+        self.gradients = gradients
+        self.state: State = {}
+        self.to(device)
+
+    # --- what an environment writes ---------------------------------------------------------------
+
+    @abstractmethod
+    def initial(self) -> State:
+        """Return the states of B new episodes."""
+
+    @abstractmethod
+    def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return the next states, rewards `[B]` and terminations `[B]` bool; change nothing.
+
+        Args:
+            state: of B environments.
+            action: categories `[B, K]` int64, or one-hots `[B, K, N]` if the caller gave those and
+                the environment is differentiable; `choose` reads either.
+        """
+
+    @abstractmethod
+    def observe(self, state: State) -> Tensor:
+        """Return the observations `[B, *O]` of the states."""
+
+    def legal(self, state: State) -> Tensor | None:
+        """Return `[B, K, N]` bool, what may be chosen in the states; None if everything always."""
+        return None
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the picture `[height, width, 3]` of a state of one environment (B = 1)."""
+        raise NotImplementedError(f"{type(self).__name__} has no picture")
+
+    # --- what it uses -----------------------------------------------------------------------------
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return uniform draws from [0, 1), `[B, *shape]`, in the environment's dtype."""
+        size = (self.num_envs, *shape)
+        return torch.rand(size, device=self.device, dtype=self.dtype, generator=self.generator)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Return uniform draws from 0 to `high - 1`, `[B, *shape]` int64."""
+        size = (self.num_envs, *shape)
+        return torch.randint(high, size, device=self.device, generator=self.generator)
+
+    def choose(self, action: Tensor, values: Tensor) -> Tensor:
+        """Return `[B, K]`: for each factor the value, of `values` `[N]`, of its chosen category.
+
+        Linear in a one-hot action, hence with a gradient to it.
+        """
+        return (action * values).sum(-1) if action.is_floating_point() else values[action]
+
+    def constant(self, values: Sequence[float]) -> Tensor:
+        """Return the numbers as a tensor on the device, in the environment's dtype, made once."""
+        key = tuple(values)
+        if key not in self._constants:
+            self._constants[key] = torch.tensor(key, dtype=self.dtype, device=self.device)
+        return self._constants[key]
+
+    # --- written once -----------------------------------------------------------------------------
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start an episode in every environment and return the observations `[B, *O]`."""
+        if seed is not None and self.generator is not None:
+            self.generator.manual_seed(seed)
+        with torch.no_grad():  # an episode starts without a past
+            self.state = self.initial()
+            self.episode_return = torch.zeros(self.num_envs, device=self.device)
+            self.episode_length = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+            self.action_mask = self.legal(self.state)
+            return self.observe(self.state)
+
+    def step(self, action: Tensor) -> Step:
+        """Take one step in every environment; see `BatchedEnv.step`."""
+        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+            state, reward, terminated = self.transition(self.state, self._read(action))
+            final_obs = self.observe(state)
+        length = self.episode_length + 1
+        # The logged return carries no gradient.
+        episode_return = self.episode_return + reward.detach()
+        if self.max_episode_steps is None:
+            truncated = torch.zeros_like(terminated)
+        else:
+            truncated = (length >= self.max_episode_steps) & ~terminated
+        ended = terminated | truncated
+        with torch.no_grad():
+            fresh = self.initial()
+        # A new episode has no gradient to the action that ended the last one.
+        self.state = {name: _select(ended, fresh[name], state[name]) for name in state}
+        obs = self.observe(self.state)
+        self.episode_return = episode_return.masked_fill(ended, 0.0)
+        self.episode_length = length.masked_fill(ended, 0)
+        self.action_mask = self.legal(self.state)
+        return Step(
+            obs=obs,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            final_obs=final_obs,
+            action_mask=self.action_mask,
+            final_action_mask=None if self.action_mask is None else self.legal(state),
+            episode_return=episode_return,
+            episode_length=length,
+        )
+
+    def _read(self, action: Tensor) -> Tensor:
+        """Return categories `[B, K]`, or the one-hots where their gradient may be wanted."""
+        if not action.is_floating_point():
+            return self.layout.to_index(action)
+        return action.to(self.dtype) if self.differentiable else action.argmax(-1)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move everything to a device, with a new random stream, and return itself.
+
+        A generator cannot be moved, so `reset(seed)` or `set_state` decides what follows.
+        """
+        self.device = torch.device(device)
+        self._constants: dict[tuple[float, ...], Tensor] = {}
+        self.generator = None
+        if self.device.type != "meta":
+            self.generator = torch.Generator(self.device)
+            self.generator.seed()
+        if self.state:
+            self.state = {name: value.to(self.device) for name, value in self.state.items()}
+            self.episode_return = self.episode_return.to(self.device)
+            self.episode_length = self.episode_length.to(self.device)
+            self.action_mask = self.legal(self.state)
+        return self
+
+    def get_state(self) -> State:
+        """Return copies of states, counts and random stream."""
+        saved = {name: value.detach().clone() for name, value in self.state.items()}
+        saved["episode_return"] = self.episode_return.clone()
+        saved["episode_length"] = self.episode_length.clone()
+        if self.generator is not None:
+            saved["generator"] = self.generator.get_state()
+        return saved
+
+    def set_state(self, state: State) -> None:
+        """Go back to a state that `get_state` returned."""
+        saved = {name: value.clone() for name, value in state.items()}
+        if self.generator is not None:
+            self.generator.set_state(saved.pop("generator"))
+        self.episode_return = saved.pop("episode_return")
+        self.episode_length = saved.pop("episode_length")
+        self.state = saved
+        self.action_mask = self.legal(self.state)
+
+    def render(self, index: int = 0) -> NDArray[np.uint8]:
+        """Return an RGB frame `[height, width, 3]` of one environment."""
+        row = slice(index, index + 1)
+        return self.frame({name: value[row].detach().cpu() for name, value in self.state.items()})
+
+
+def _select(ended: Tensor, fresh: Tensor, going: Tensor) -> Tensor:
+    """Return `fresh` in the rows that ended, else `going`."""
+    return torch.where(ended.view(-1, *[1] * (going.ndim - 1)), fresh, going)
