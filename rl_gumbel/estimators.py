@@ -250,14 +250,14 @@ class Estimator:
 def sample_gumbel(
     shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Return standard Gumbel noise, float32 whatever the dtype of the logits.
+    """Return standard Gumbel noise -log(-log(u)), float32 whatever the dtype of the logits.
 
-    Half precision would round some exponential draws to 0 and make the noise infinite.
+    Half precision would round some u to 1 and make the noise infinite. In float32 u has 24 bits, so
+    that the noise lies between -2.9 and 16.7.
     """
-    exponential = torch.empty(shape, dtype=torch.float32, device=device)
-    exponential.exponential_(generator=generator)
-    # Older kernels could return an exact 0.
-    return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log()
+    uniform = torch.rand(shape, dtype=torch.float32, device=device, generator=generator)
+    # Away from 0 and 1, where the noise is infinite; half a step of u from 0, one from 1.
+    return uniform.clamp_(2**-25, 1 - 2**-24).log_().neg_().log_().neg_()
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor | None = None) -> Tensor:

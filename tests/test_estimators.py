@@ -341,6 +341,19 @@ def test_gumbel_noise_has_the_gumbel_law_and_is_finite() -> None:
     assert noise.dtype == torch.float32
     assert bool(noise.isfinite().all())
     assert stats.kstest(noise[:200_000].double().numpy(), stats.gumbel_r.cdf).pvalue > 1e-4
+    for low, high in ((10.0, torch.inf), (-torch.inf, -2.5)):  # the tails, within five sigma
+        share = float(stats.gumbel_r.cdf(high) - stats.gumbel_r.cdf(low))
+        count = int(((noise > low) & (noise < high)).sum())
+        assert abs(count - 2e7 * share) < 5 * (2e7 * share) ** 0.5
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0])
+def test_gumbel_noise_is_finite_at_the_ends_of_the_uniform_draw(
+    monkeypatch, uniform: float
+) -> None:
+    """Which some devices include."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, uniform))
+    assert bool(sample_gumbel((3,), torch.device("cpu")).isfinite().all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
