@@ -111,6 +111,9 @@ class TorchEnv(BatchedEnv):
         TypeError: for an action space that is not supported.
     """
 
+    persistent: ClassVar[frozenset[str]] = frozenset()
+    """Names in the state that an episode hands to the next one; `reset` starts them anew."""
+
     def __init__(
         self,
         num_envs: int,
@@ -223,7 +226,10 @@ class TorchEnv(BatchedEnv):
         with torch.no_grad():
             fresh = self.initial()
         # A new episode has no gradient to the action that ended the last one.
-        self.state = {name: _select(ended, fresh[name], state[name]) for name in state}
+        self.state = {
+            name: value if name in self.persistent else _select(ended, fresh[name], value)
+            for name, value in state.items()
+        }
         obs = self.observe(self.state)
         self.episode_return = episode_return.masked_fill(ended, 0.0)
         self.episode_length = length.masked_fill(ended, 0)
