@@ -474,7 +474,7 @@ MISTAKES = [
     (["train", "--seed", "[1"], "--seed: not a YAML value: '[1'"),
     (["train", "--algorithm.gamma", "true"], "--algorithm.gamma: must be a number, got true"),
     (["train", "--algorithm.tau", "2"], "--algorithm.tau: must be at most 1, got 2"),
-    (["train", "--algo", "sca"], '--algo: must be sac, got "sca"; did you mean sac?'),
+    (["train", "--algo", "sca"], '--algo: must be one of sac, got "sca"; did you mean sac?'),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot read the configuration: No such file"),
     (["train", "--env", "CartPol-v1"], "unknown environment CartPol-v1; did you mean CartPole-v1?"),

@@ -1,23 +1,26 @@
 """The configuration: what a file may say, what it may not, and how a mistake is told."""
 
+import inspect
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from rl_gumbel.config import (
+    ALGOS,
+    DEFAULT_ALGO,
     ESTIMATOR_OPTIONS,
     MIN_TEMPERATURE,
     ConfigError,
     ScheduleSettings,
-    TrainConfig,
     dump_config,
     find_tuned,
     list_settings,
     load_config,
     read_value,
 )
-from rl_gumbel.config.schema import Algorithm, Estimator, SACSettings
+from rl_gumbel.config.estimator import Estimator
+from rl_gumbel.config.sac import SACConfig, SACPolicySettings, SACSettings
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def load(tmp_path, monkeypatch):
 
 
 def test_without_a_file_the_settings_are_the_defaults():
-    assert load_config() == TrainConfig()
+    assert load_config() == SACConfig()
 
 
 def test_exponents_without_a_point_are_floats(load):
@@ -93,7 +96,7 @@ def test_arguments_of_the_environment_are_merged(load):
 
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
-        TrainConfig().seed = 3
+        SACConfig().seed = 3
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -281,7 +284,7 @@ def test_the_resolved_configuration_is_a_configuration(load, text):
 
 
 def test_the_resolved_configuration_names_every_setting_that_has_effect():
-    written = set(read_value(dump_config(TrainConfig()))["algorithm"])
+    written = set(read_value(dump_config(SACConfig()))["algorithm"])
     assert written == set(SACSettings.model_fields)
 
 
@@ -290,7 +293,8 @@ def test_the_resolved_configuration_names_every_setting_that_has_effect():
 
 def test_every_setting_has_a_sentence():
     """It is the help of the command line."""
-    assert [setting.place for setting in list_settings() if not setting.help.endswith(".")] == []
+    settings = [setting for algo in ALGOS for setting in list_settings(algo)]
+    assert [setting.place for setting in settings if not setting.help.endswith(".")] == []
 
 
 def test_estimators_and_their_ranges_are_those_of_the_registry():
@@ -306,34 +310,52 @@ def test_estimators_and_their_ranges_are_those_of_the_registry():
 def test_algorithms_are_those_of_the_registry():
     from rl_gumbel import ALGORITHMS
 
-    assert get_args(Algorithm) == tuple(ALGORITHMS)
+    assert tuple(ALGOS) == tuple(ALGORITHMS)
+    assert [config().algo for config in ALGOS.values()] == list(ALGOS)
+    assert DEFAULT_ALGO == "sac"
 
 
-def test_defaults_are_those_of_the_algorithm():
+NOT_SETTINGS = {
+    "self",
+    "policy",
+    "env",
+    "replay_buffer_class",
+    "replay_buffer_kwargs",
+    "optimize_memory_usage",
+    "estimator_kwargs",  # {} there or None, options that are all None here
+    "tensorboard_log",
+    "policy_kwargs",
+    "verbose",
+    "seed",
+    "device",
+    "_init_setup_model",
+}
+"""Arguments of constructors that the section `algorithm` does not hold."""
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_settings_and_defaults_are_those_of_the_constructor(algo):
     """One run from Python and one from the command line must be the same run."""
-    import inspect
+    from rl_gumbel import ALGORITHMS
 
-    from rl_gumbel import GumbelSAC
-
-    parameters = inspect.signature(GumbelSAC.__init__).parameters
-    ours = SACSettings().model_dump(exclude={"estimator_kwargs"})
-    assert ours == {name: parameters[name].default for name in ours}
+    parameters = inspect.signature(ALGORITHMS[algo].__init__).parameters
+    theirs = {name: p.default for name, p in parameters.items() if name not in NOT_SETTINGS}
+    ours = ALGOS[algo]().algorithm.model_dump()
+    assert not any(ours.pop("estimator_kwargs", {}).values())
+    assert ours == theirs
 
 
 def test_network_defaults_are_those_of_the_policy():
-    import inspect
-
     from rl_gumbel.cli.build import ACTIVATIONS
-    from rl_gumbel.config.schema import PolicySettings
     from rl_gumbel.policies.factored import FactoredPolicy
 
     parameters = inspect.signature(FactoredPolicy.__init__).parameters
-    ours = PolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
+    ours = SACPolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
     assert ours == {name: parameters[name].default for name in ours}
-    activation = ACTIVATIONS[PolicySettings().activation_fn]
+    activation = ACTIVATIONS[SACPolicySettings().activation_fn]
     assert parameters["activation_fn"].default is activation
     # None there, filled in by FactoredPolicy.settings.
-    assert PolicySettings().net_arch == [256, 256]
+    assert SACPolicySettings().net_arch == [256, 256]
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "rl_gumbel/CartPole-v1", "package:CartPole-v1"])

@@ -9,7 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.algorithms import ALGORITHMS
 from rl_gumbel.cli.errors import UserError
-from rl_gumbel.config import ScheduleSettings, TrainConfig
+from rl_gumbel.config import ScheduleSettings, Section, TrainConfig
 from rl_gumbel.schedules import Schedule
 
 ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
@@ -27,22 +27,33 @@ def make_model(config: TrainConfig, env: VecEnv, policy: str, device: str) -> Ba
     Raises:
         UserError: if the algorithm refuses its arguments on this environment.
     """
-    settings = config.algorithm
-    kwargs: dict[str, Any] = {}
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, ScheduleSettings):
-            value = Schedule(value.schedule, value.start, value.end)
-        kwargs[name] = value
-    kwargs["estimator_kwargs"] = settings.estimator_kwargs.model_dump(exclude_none=True)
-    policy_kwargs = config.policy_kwargs.model_dump(exclude_none=True)
-    policy_kwargs["activation_fn"] = ACTIVATIONS[config.policy_kwargs.activation_fn]
     try:
         return ALGORITHMS[config.algo](
-            policy, env, policy_kwargs=policy_kwargs, seed=config.seed, device=device, **kwargs
+            policy, env, seed=config.seed, device=device, **make_arguments(config)
         )
     except (ValueError, AssertionError) as error:  # SB3 asserts what a user may get wrong
         raise UserError(f"{config.algo} on {config.env}: {error}") from error
+
+
+def make_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings as keyword arguments of the algorithm, those without effect left out."""
+    ignored = {setting.field for setting in config.ignored()}
+    arguments = {
+        name: _make_argument(value)
+        for name, value in config.algorithm
+        if f"algorithm.{name}" not in ignored
+    }
+    policy_kwargs = {
+        name: _make_argument(value) for name, value in config.policy_kwargs if value is not None
+    }
+    policy_kwargs["activation_fn"] = ACTIVATIONS[policy_kwargs["activation_fn"]]
+    return arguments | {"policy_kwargs": policy_kwargs}
+
+
+def _make_argument(value: Any) -> Any:
+    if isinstance(value, ScheduleSettings):
+        return Schedule(value.schedule, value.start, value.end)
+    return value.model_dump(exclude_none=True) if isinstance(value, Section) else value
 
 
 def find_device(name: str) -> str:

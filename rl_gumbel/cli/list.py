@@ -4,8 +4,15 @@ import sys
 from collections.abc import Iterator
 from typing import get_args
 
-from rl_gumbel.config import CONFIGS, ESTIMATOR_OPTIONS, MIN_TEMPERATURE, TrainConfig, find_tuned
-from rl_gumbel.config.schema import Algorithm, Estimator
+from rl_gumbel.config import (
+    ALGOS,
+    CONFIGS,
+    ESTIMATOR_OPTIONS,
+    MIN_TEMPERATURE,
+    find_tuned,
+    load_config,
+)
+from rl_gumbel.config.estimator import Estimator
 
 Row = tuple[str, ...]
 
@@ -39,7 +46,7 @@ def print_rows(header: Row, rows: list[Row]) -> None:
 
 def list_algos() -> Iterator[Row]:
     """Yield each algorithm with the environments it is tuned for."""
-    for algo in get_args(Algorithm):
+    for algo in ALGOS:
         yield algo, " ".join(sorted(path.stem for path in (CONFIGS / algo).glob("*.yaml")))
 
 
@@ -65,8 +72,8 @@ def list_envs() -> Iterator[Row]:
 
     for env_id in sorted(gym.registry):
         try:
-            env = check_env(TrainConfig(env=env_id))
+            env = check_env(load_config(None, {("env",): env_id}))
         except Exception:  # needs a package that is missing, has other spaces, or is broken
             continue
-        algos = [algo for algo in get_args(Algorithm) if find_tuned(algo, env_id)]
+        algos = [algo for algo in ALGOS if find_tuned(algo, env_id)]
         yield env_id, str(env.action_space), " ".join(algos)

@@ -9,15 +9,23 @@ import shtab
 
 from rl_gumbel import __version__
 from rl_gumbel.cli.errors import UserError
-from rl_gumbel.config import ConfigError, Setting, list_settings, read_value, suggest
+from rl_gumbel.config import (
+    ALGOS,
+    ConfigError,
+    Setting,
+    list_settings,
+    load_config,
+    read_value,
+    suggest,
+)
 from rl_gumbel.config.reading import Place
 
-ENV_KWARGS = "--env-kwargs."
+ENV_KWARGS, COMPLETION = "--env-kwargs.", "--print-completion"
 LISTS = ("envs", "algos", "estimators", "configs")
 GROUPS = {
     "": ("run", None),
-    "algorithm": ("algorithm", "arguments of the algorithm, as under `algorithm:` in a file"),
-    "policy_kwargs": ("networks", "as under `policy_kwargs:` in a file"),
+    "algorithm": ("algorithm", "arguments of {algo}, as under `algorithm:` in a file"),
+    "policy_kwargs": ("networks", "those of {algo}, as under `policy_kwargs:` in a file"),
 }
 EPILOG = """\
 VALUE is YAML: 1e-3, true, null, [64, 64], '{schedule: linear, start: 1, end: 0.1}'.
@@ -103,7 +111,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         UserError: for what cannot be understood.
     """
-    parser, verbs = make_parsers()
+    completes = any(word.startswith(COMPLETION) for word in words)
+    parser, verbs = make_parsers(find_algo(words), show_all=completes)
     if not words:
         parser.print_help()
         raise SystemExit(0)
@@ -120,6 +129,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if words[0] == "train":
         args.overrides.update(env_kwargs)
     return args
+
+
+def find_algo(words: Sequence[str]) -> str:
+    """Return the algorithm that `--algo` names, for the help; the default without it.
+
+    Raises:
+        ConfigError: if there is no such algorithm.
+    """
+    parser = Parser(prog="rl-gumbel", add_help=False)
+    parser.add_argument("--algo", nargs="?")
+    algo = parser.parse_known_args(words)[0].algo
+    return load_config(None, {("algo",): algo} if algo else {}).algo
 
 
 def split_env_kwargs(words: Sequence[str]) -> tuple[list[str], dict[Place, Any]]:
@@ -143,8 +164,13 @@ def split_env_kwargs(words: Sequence[str]) -> tuple[list[str], dict[Place, Any]]
     return rest, overrides
 
 
-def make_parsers() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of the whole command line, and that of each verb."""
+def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the whole command line and that of each verb.
+
+    Args:
+        algo: whose settings the help of `train` shows.
+        show_all: show those of all others too.
+    """
     parser = Parser(
         prog="rl-gumbel",
         description="Reinforcement learning with gradients through discrete actions.",
@@ -152,19 +178,28 @@ def make_parsers() -> tuple[Parser, dict[str, argparse.ArgumentParser]]:
         "for your shell, e.g. > ~/.local/share/bash-completion/completions/rl-gumbel",
     )
     parser.add_argument("--version", action="version", version=f"rl-gumbel {__version__}")
-    shtab.add_argument_to(parser, "--print-completion", help="print a tab completion script")
+    shtab.add_argument_to(parser, COMPLETION, help="print a tab completion script")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     usage = "rl-gumbel train [--env ID] [--config FILE] [--run-dir DIR] [--SETTING VALUE ...]"
-    add_train(verbs.add_parser("train", help="train an agent", epilog=EPILOG, usage=usage))
+    training = verbs.add_parser("train", help="train an agent", usage=usage)
+    add_train(training, algo, show_all=show_all)
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
     listing = verbs.add_parser("list", help="show what there is")
     listing.add_argument("what", type=one_of(LISTS), choices=LISTS, help="what to list")
     return parser, dict(verbs.choices)
 
 
-def add_train(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `train`: those of the command, then every setting."""
+def add_train(parser: argparse.ArgumentParser, algo: str, *, show_all: bool) -> None:
+    """Add the options of `train`: those of the command, then every setting.
+
+    A setting that `algo` does not have is an option too, so that the configuration can say whose
+    it is; only `show_all` puts it into help and completion.
+    """
     parser.description = "Train an agent; without arguments, GumbelSAC on CartPole-v1."
+    others = "".join(
+        f"Options of {other}: --algo {other} --help\n" for other in ALGOS if other != algo
+    )
+    parser.epilog = EPILOG + others
     parser.set_defaults(overrides={})
     command = parser.add_argument_group("command")
     config = command.add_argument("--config", metavar="FILE", help="YAML file of settings")
@@ -176,11 +211,14 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     ).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     command.add_argument("--no-progress", action="store_true", help="no progress display")
     groups = {
-        section: parser.add_argument_group(title, description)
+        section: parser.add_argument_group(title, description and description.format(algo=algo))
         for section, (title, description) in GROUPS.items()
     }
-    for setting in list_settings():
-        add_setting(groups[setting.place[0] if len(setting.place) > 1 else ""], setting)
+    own = {setting.place: setting for setting in list_settings(algo)}
+    every = {setting.place: setting for other in ALGOS for setting in list_settings(other)}
+    for place, setting in (every | own).items():
+        group = groups[place[0] if len(place) > 1 else ""]
+        add_setting(group, setting, is_shown=show_all or place in own)
     groups[""].add_argument(
         f"{ENV_KWARGS}NAME",
         metavar="VALUE",
@@ -189,7 +227,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
+def add_setting(group: argparse._ArgumentGroup, setting: Setting, *, is_shown: bool) -> None:
     """Add one setting as an option, its text read as YAML; its place is the `dest`."""
     option = "--" + ".".join(setting.place).replace("_", "-")
     text = setting.help.rstrip(".").replace("%", "%%")
@@ -202,7 +240,7 @@ def add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
         place=setting.place,
         metavar="VALUE",
         choices=Suggestions(setting.choices) if setting.choices else None,
-        help=f"{text} (default: {default})",
+        help=f"{text} (default: {default})" if is_shown else argparse.SUPPRESS,
     )
 
 

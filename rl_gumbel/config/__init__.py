@@ -5,29 +5,23 @@
 anything of ours.
 """
 
+from rl_gumbel.config.algos import ALGOS, DEFAULT_ALGO
 from rl_gumbel.config.errors import ConfigError, find_nearest, suggest
+from rl_gumbel.config.estimator import ESTIMATOR_OPTIONS, MIN_TEMPERATURE
 from rl_gumbel.config.reading import read_value
-from rl_gumbel.config.resolve import (
-    CONFIGS,
-    Setting,
-    dump_config,
-    find_tuned,
-    list_settings,
-    load_config,
-)
-from rl_gumbel.config.schema import (
-    ESTIMATOR_OPTIONS,
-    MIN_TEMPERATURE,
-    ScheduleSettings,
-    TrainConfig,
-)
+from rl_gumbel.config.resolve import CONFIGS, dump_config, find_tuned, load_config
+from rl_gumbel.config.schema import ScheduleSettings, Section, TrainConfig
+from rl_gumbel.config.settings import Setting, list_settings
 
 __all__ = [
+    "ALGOS",
     "CONFIGS",
+    "DEFAULT_ALGO",
     "ESTIMATOR_OPTIONS",
     "MIN_TEMPERATURE",
     "ConfigError",
     "ScheduleSettings",
+    "Section",
     "Setting",
     "TrainConfig",
     "dump_config",

@@ -4,43 +4,20 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from rl_gumbel.config.errors import ConfigError, describe, suggest
+from rl_gumbel.config.algos import ALGOS, DEFAULT_ALGO
+from rl_gumbel.config.errors import ConfigError, describe, show, suggest
 from rl_gumbel.config.reading import Place, read_file
-from rl_gumbel.config.schema import TAGS, TrainConfig, ignored_settings
+from rl_gumbel.config.schema import TAGS, Ignored, TrainConfig
+from rl_gumbel.config.settings import find_names, find_owners, list_settings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 """The tuned settings that come with the package: `<algo>/<env>.yaml`."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting, as the command line needs it."""
-
-    place: Place
-    """Keys down to it."""
-    help: str
-    """What it does, in a sentence."""
-    default: Any
-    """Its default value."""
-    choices: tuple[str, ...]
-    """The names it accepts, where it accepts only names."""
-
-
-def list_settings(model: type[BaseModel] = TrainConfig, above: Place = ()) -> Iterator[Setting]:
-    """Yield every setting of `model`, those of its sections in their place."""
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from list_settings(section, (*above, name))
-        elif section != dict[str, Any]:
-            values = get_args(section)
-            choices = values if values and all(isinstance(v, str) for v in values) else ()
-            yield Setting((*above, name), field.description or "", field.default, choices)
+ALGO: Place = ("algo",)
 
 
 def find_tuned(algo: str, env: str) -> Path | None:
@@ -59,31 +36,33 @@ def load_config(
     """Return the settings of a file (none: the defaults) with `overrides` on top.
 
     A setting of the file that an override makes meaningless is dropped, and so is the temperature
-    of another estimator; any other setting that would be ignored is an error.
+    of another estimator; any other setting that would be ignored is an error. So is an override of
+    the file's `algo`, since the file holds the settings of that algorithm.
 
     Raises:
         ConfigError: naming file and line, or the option, and the nearest known name.
     """
     values, lines = read_file(path) if path else ({}, {})
     overrides = overrides or {}
-    _drop_temperature(values, overrides)
+    origin = _Origin(path, lines, overrides)
+    algo = _choose_algo(values, origin)
+    _drop_temperature(algo, values, overrides)
     for place, value in overrides.items():
         _set(values, place, value)
-    origin = _Origin(path, lines, overrides)
-    config = _validate(values, origin)
+    config = _validate(algo, values, origin)
     ignored = list(_given_but_ignored(config, values))
     for field, cause, reason in ignored:
         place = tuple(field.split("."))
         if place in overrides or tuple(cause.split(".")) not in overrides:
             raise ConfigError(f"{origin.label(place)}would be ignored: {reason}")
         _remove(values, place)
-    return _validate(values, origin) if ignored else config
+    return _validate(algo, values, origin) if ignored else config
 
 
 def dump_config(config: TrainConfig) -> str:
     """Return the configuration as YAML, without the settings that have no effect."""
     values = config.model_dump(mode="json")
-    for field, _, _ in ignored_settings(config):
+    for field, _, _ in config.ignored():
         _remove(values, tuple(field.split(".")))
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
 
@@ -109,9 +88,25 @@ class _Origin:
         return f"{self.path}: {name}: " if self.path else f"{name}: "
 
 
-def _validate(values: Mapping[str, Any], origin: _Origin) -> TrainConfig:
+def _choose_algo(values: Mapping[str, Any], origin: _Origin) -> str:
+    """Return the algorithm that the options name, else the file."""
+    written = values.get("algo", DEFAULT_ALGO)
+    algo = origin.overrides.get(ALGO, written)
+    if not isinstance(algo, str) or algo not in ALGOS:
+        known = ", ".join(ALGOS)
+        hint = suggest(str(algo), ALGOS)
+        raise ConfigError(f"{origin.label(ALGO)}must be one of {known}, got {show(algo)}{hint}")
+    if "algo" in values and algo != written:
+        raise ConfigError(
+            f"{origin.label(ALGO)}{algo} cannot use the settings of {show(written)} "
+            f"({origin.path}:{origin.lines[ALGO]})"
+        )
+    return algo
+
+
+def _validate(algo: str, values: Mapping[str, Any], origin: _Origin) -> TrainConfig:
     try:
-        return TrainConfig.model_validate(deepcopy(values))
+        return ALGOS[algo].model_validate(deepcopy({**values, "algo": algo}))
     except ValidationError as error:
         # Unknown names first: a misspelt name explains most other errors.
         first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
@@ -119,47 +114,40 @@ def _validate(values: Mapping[str, Any], origin: _Origin) -> TrainConfig:
     if first["type"] == "refused":
         place = (*place, *first["ctx"]["field"].split("."))
     if first["type"] == "extra_forbidden":
-        raise ConfigError(f"{origin.label(place)}unknown key{_nearest(place)}")
+        raise ConfigError(origin.label(place) + _describe_unknown(algo, place))
     raise ConfigError(origin.label(place) + describe(first))
 
 
-def _nearest(place: Place) -> str:
-    """Return the suggestion for an unknown key: one beside it, else the same name elsewhere."""
-    models: list[type[BaseModel]] = [TrainConfig]
-    for key in place[:-1]:
-        fields = (model.model_fields[key] for model in models if key in model.model_fields)
-        models = [model for field in fields for model in _find_models(field.annotation)]
-    beside = {name for model in models for name in model.model_fields}
-    elsewhere = [".".join(s.place) for s in list_settings() if s.place[-1] == place[-1]]
-    return suggest(place[-1], beside) or (f"; did you mean {elsewhere[0]}?" if elsewhere else "")
+def _describe_unknown(algo: str, place: Place) -> str:
+    """Return what an unknown key may be: that of another algorithm, or a known one misspelt."""
+    owners = find_owners(place)
+    if owners:
+        return f"not a setting of {algo} but of {' and '.join(owners)}"
+    nearest = suggest(place[-1], find_names(algo, place[:-1]))
+    elsewhere = [".".join(s.place) for s in list_settings(algo) if s.place[-1] == place[-1]]
+    if not nearest and elsewhere:
+        nearest = f"; did you mean {elsewhere[0]}?"
+    return f"unknown key{nearest}"
 
 
-def _find_models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the sections that an annotation holds, those inside unions too."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _find_models(part)]
-
-
-def _given_but_ignored(
-    config: TrainConfig, values: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield what `ignored_settings` names and `values` sets (null does not set anything)."""
-    for field, cause, reason in ignored_settings(config):
+def _given_but_ignored(config: TrainConfig, values: Mapping[str, Any]) -> Iterator[Ignored]:
+    """Yield what the configuration ignores and `values` sets (null does not set anything)."""
+    for ignored in config.ignored():
         value: Any = values
-        for key in field.split("."):
+        for key in ignored.field.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         if value is not None and value != {}:
-            yield field, cause, reason
+            yield ignored
 
 
-def _drop_temperature(values: Mapping[str, Any], overrides: Mapping[Place, Any]) -> None:
+def _drop_temperature(algo: str, values: Mapping[str, Any], overrides: Mapping[Place, Any]) -> None:
     """Remove the file's temperature if `overrides` choose an estimator that it was not set for."""
     section = values.get("algorithm")
     chosen = overrides.get(("algorithm", "estimator"))
     if chosen is None or not isinstance(section, dict):
         return
-    if section.get("estimator", TrainConfig().algorithm.estimator) != chosen:
+    default = getattr(ALGOS[algo].model_fields["algorithm"].default, "estimator", None)
+    if section.get("estimator", default) != chosen:
         section.pop("temperature", None)
 
 

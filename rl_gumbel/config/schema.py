@@ -1,11 +1,12 @@
-"""Which settings a training run has: names, types, ranges, defaults and one sentence each.
+"""Which settings every training run has, and the types that settings are made of.
 
-The sentence below a field is its help on the command line. This package imports nothing heavy, so
-names of estimators and their ranges stand here as literals; a test ties them to the registries.
+What belongs to one algorithm stands in the file of its name. The sentence below a field is its help
+on the command line. This package imports nothing heavy, so names of estimators, their ranges and
+defaults of constructors stand here as literals; tests tie them to what they describe.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -21,29 +22,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-Algorithm = Literal["sac"]
-Estimator = Literal[
-    "gumbel_softmax",
-    "probabilities",
-    "straight_through",
-    "straight_through_gumbel",
-    "reinmax",
-    "gumbel_rao",
-    "gapped_straight_through",
-    "decoupled_straight_through",
-]
-ESTIMATOR_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "gumbel_rao": ("num_samples",),
-    "gapped_straight_through": ("gap",),
-    "decoupled_straight_through": ("forward_temperature",),
-}
-MIN_TEMPERATURE: Mapping[str, float] = {"reinmax": 1.0}
-
 TAGS = ("a number", "text", "a mapping", "a list")
-"""The members of the unions below, as error messages name them."""
+"""The members of the unions here, as error messages name them."""
 
 
-def _tag(value: Any) -> str:
+def tag(value: Any) -> str:
     """Return which member of a union is meant, so that only its errors are reported."""
     if isinstance(value, str):
         return "text"
@@ -90,133 +73,31 @@ class ScheduleSettings(Section):
         return self
 
 
-class LayersByNetwork(Section):
-    """Hidden layers of actor and critic, where they differ."""
-
-    pi: list[PositiveInt]
-    """Hidden layers of the actor."""
-    qf: list[PositiveInt]
-    """Hidden layers of each critic."""
-
-
-class EstimatorOptions(Section):
-    """Options that belong to one estimator each."""
-
-    num_samples: PositiveInt | None = None
-    """Draws that gumbel_rao averages over (its default 10)."""
-    gap: PositiveFloat | None = None
-    """Lead of the sampled logit in gapped_straight_through (its default 1)."""
-    forward_temperature: PositiveFloat | None = None
-    """Sampling temperature of decoupled_straight_through (its default 1)."""
-
-
 Scheduled = Annotated[
     Annotated[PositiveFloat, Tag("a number")] | Annotated[ScheduleSettings, Tag("a mapping")],
-    Discriminator(_tag),
+    Discriminator(tag),
 ]
-EntropyCoefficient = Annotated[
-    Annotated[NonNegativeFloat, Tag("a number")]
-    | Annotated[str, Field(pattern=r"^auto(_\d*\.?\d+(e-?\d+)?)?$"), Tag("text")],
-    Discriminator(_tag),
-]
-TargetEntropy = Annotated[
-    Annotated[NonNegativeFloat, Tag("a number")] | Annotated[Literal["auto"], Tag("text")],
-    Discriminator(_tag),
-]
-Layers = Annotated[
-    Annotated[list[PositiveInt], Tag("a list")] | Annotated[LayersByNetwork, Tag("a mapping")],
-    Discriminator(_tag),
-]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 
 
-class SACSettings(Section):
-    """Keyword arguments of `GumbelSAC`."""
+class Ignored(NamedTuple):
+    """A setting without effect because of another one."""
 
-    estimator: Estimator = "straight_through_gumbel"
-    """How the gradient passes through the sampled action."""
-    temperature: Scheduled | None = None
-    """The estimator's temperature, a number or {schedule, start, end}; null is its default."""
-    estimator_kwargs: EstimatorOptions = EstimatorOptions()
-    """Options of the estimator."""
-    actor_gradient: Literal["estimator", "exact", "local_expectation"] = "estimator"
-    """Actor objective: the estimator, or a baseline that sums over actions instead."""
-    critic: Literal["concat", "multilinear"] = "concat"
-    """MLP on [obs, one_hot], or linear in each factor's one-hot."""
-    learning_rate: Scheduled = 5e-4
-    """Learning rate of all networks, a number or {schedule, start, end}."""
-    buffer_size: PositiveInt = 100_000
-    """Transitions kept for replay."""
-    learning_starts: NonNegativeInt = 1000
-    """Random steps before the first update."""
-    batch_size: PositiveInt = 256
-    """Transitions per update."""
-    tau: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Rate at which the target critics follow."""
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Discount factor."""
-    train_freq: PositiveInt = 1
-    """Steps of every environment between updates."""
-    gradient_steps: Annotated[int, Field(ge=-1)] = 1
-    """Updates each time; -1 is as many as transitions were collected."""
-    ent_coef: EntropyCoefficient = "auto_0.02"
-    """Entropy coefficient: a number, auto (learned), or auto_X (learned, starting at X)."""
-    target_entropy: TargetEntropy = "auto"
-    """Entropy in nats that a learned coefficient aims at; auto uses target_entropy_fraction."""
-    target_entropy_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The same as a fraction of the maximum entropy."""
-    reward_scale: PositiveFloat = 1.0
-    """Factor on the rewards that the critics see; logs stay raw."""
-    target_update_interval: PositiveInt = 1
-    """Updates between two steps of the target critics."""
-    max_grad_norm: PositiveFloat | None = None
-    """Gradient clipping by norm; null is none."""
-    cosine_interval: NonNegativeInt = 1000
-    """Updates between measurements of estimator/cosine; 0 is never."""
-    n_steps: PositiveInt = 1
-    """Steps of reward summed in a critic target."""
-    stats_window_size: PositiveInt = 100
-    """Episodes in the average of rollout/ep_rew_mean."""
-
-    @model_validator(mode="after")
-    def _check_estimator(self) -> "SACSettings":
-        low = MIN_TEMPERATURE.get(self.estimator, 0.0)
-        ends = (
-            {"temperature.start": self.temperature.start, "temperature.end": self.temperature.end}
-            if isinstance(self.temperature, ScheduleSettings)
-            else {"temperature": self.temperature}
-        )
-        for field, value in ends.items():
-            if value is not None and (value < low or value == 0):
-                bound = f"at least {low:g}" if low else "greater than 0"
-                raise refuse(field, f"must be {bound} for {self.estimator}, got {value:g}")
-        return self
-
-
-class PolicySettings(Section):
-    """Keyword arguments of the policy."""
-
-    net_arch: Layers = [256, 256]
-    """Hidden layers of actor and critics, or {pi: [...], qf: [...]}."""
-    activation_fn: Literal["relu", "tanh", "elu", "gelu", "silu"] = "silu"
-    """Activation between the layers."""
-    n_critics: PositiveInt = 2
-    """Critics whose minimum is the target."""
-    layer_norm: bool = True
-    """Normalise the hidden layers of the critics."""
-    rank: PositiveInt | None = None
-    """Rank of the multilinear critic's interaction; null is its default."""
-    share_features_extractor: bool = False
-    """One features extractor for actor and critics."""
-    normalize_images: bool = True
-    """Divide image observations by 255."""
+    field: str
+    """Its dotted path."""
+    cause: str
+    """The path of the other one."""
+    reason: str
+    """Why, in a few words."""
 
 
 class TrainConfig(Section):
-    """Everything that `rl-gumbel train` needs to repeat a run."""
+    """Everything that `rl-gumbel train` needs to repeat a run; a subclass for each algorithm."""
 
     env: Annotated[str, Field(min_length=1)] = "CartPole-v1"
     """Gymnasium id; package:Env-v0 imports the package first."""
-    algo: Algorithm = "sac"
+    algo: str
     """Algorithm."""
     total_timesteps: PositiveInt = 100_000
     """Length of training in environment steps."""
@@ -236,32 +117,11 @@ class TrainConfig(Section):
     """Wrappers around the environment, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
     env_kwargs: dict[str, Any] = {}
     """Keyword arguments of gymnasium.make."""
-    algorithm: SACSettings = SACSettings()
+    algorithm: Section
     """Settings of the algorithm."""
-    policy_kwargs: PolicySettings = PolicySettings()
-    """Settings of the networks."""
+    policy_kwargs: Section
+    """Settings of its networks."""
 
-
-def ignored_settings(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield `(field, cause, reason)` for each setting without effect because of another one."""
-    algorithm = config.algorithm
-    if algorithm.actor_gradient != "estimator":
-        reason = f"actor_gradient {algorithm.actor_gradient} uses no estimator"
-        for name in ("estimator", "temperature", "estimator_kwargs"):
-            yield f"algorithm.{name}", "algorithm.actor_gradient", reason
-    if algorithm.actor_gradient == "exact":
-        reason = "the exact gradient has cosine 1 with itself"
-        yield "algorithm.cosine_interval", "algorithm.actor_gradient", reason
-    allowed = ESTIMATOR_OPTIONS.get(algorithm.estimator, ())
-    for name in EstimatorOptions.model_fields.keys() - allowed:
-        field = f"algorithm.estimator_kwargs.{name}"
-        yield field, "algorithm.estimator", f"estimator {algorithm.estimator} has no such option"
-    if not isinstance(algorithm.ent_coef, str):
-        reason = "a fixed ent_coef has no target"
-        for name in ("target_entropy", "target_entropy_fraction"):
-            yield f"algorithm.{name}", "algorithm.ent_coef", reason
-    elif algorithm.target_entropy != "auto":
-        field = "algorithm.target_entropy_fraction"
-        yield field, "algorithm.target_entropy", "target_entropy is given"
-    if algorithm.critic != "multilinear":
-        yield "policy_kwargs.rank", "algorithm.critic", f"critic {algorithm.critic} has no rank"
+    def ignored(self) -> Iterator[Ignored]:
+        """Yield each setting without effect."""
+        yield from ()

@@ -1,0 +1,12 @@
+"""The configuration of each algorithm, by the name that the command line and `configs/` use."""
+
+from collections.abc import Mapping
+
+from rl_gumbel.config.sac import SACConfig
+from rl_gumbel.config.schema import TrainConfig
+
+ALGOS: Mapping[str, type[TrainConfig]] = {
+    "sac": SACConfig,
+}
+"""The first is the default."""
+DEFAULT_ALGO = next(iter(ALGOS))
