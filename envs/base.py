@@ -45,6 +45,10 @@ class BatchedEnv(ABC):
     """Steps after which an episode is truncated; None if never, or not known."""
     action_mask: Tensor | None = None
     """`[B, K, N]` bool: what may be chosen now; None if everything always may."""
+    masked: bool = False
+    """Whether there are action masks; for some numpy environments known from the first reset on."""
+    render_mode: str | None = None
+    """`rgb_array` if there is a picture of an environment, else None."""
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> Obs:
@@ -60,6 +64,10 @@ class BatchedEnv(ABC):
         Args:
             action: what the space contains, `[B]` or `[B, K]` integers, or one-hots `[B, K, N]`.
         """
+
+    def max_truncations(self, num_steps: int) -> int:
+        """Return how many times at most one environment is truncated within `num_steps` steps."""
+        return 0 if self.max_episode_steps is None else -(-num_steps // self.max_episode_steps)
 
     def get_state(self) -> State:
         """Return copies of all that decides the future; `set_state` goes back to it exactly.
@@ -140,6 +148,8 @@ class TorchEnv(BatchedEnv):
         self.max_episode_steps = max_episode_steps
         self.dtype = dtype
         self.gradients = gradients
+        self.masked = type(self).legal is not TorchEnv.legal
+        self.render_mode = None if type(self).frame is TorchEnv.frame else "rgb_array"
         self.state: State = {}
         self.to(device)
 

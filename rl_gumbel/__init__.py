@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rl_gumbel.algorithms import ALGORITHMS, GumbelSAC
     from rl_gumbel.checkpoint import load_model, save_model
     from rl_gumbel.distributions import FactoredCategorical
+    from rl_gumbel.envs.base import BatchedEnv
     from rl_gumbel.estimators import ESTIMATORS, Estimator
     from rl_gumbel.policies import (
         GumbelActorCriticPolicy,
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
         stock_kwargs,
     )
     from rl_gumbel.schedules import Schedule, make_schedule
-    from rl_gumbel.types import Sample
+    from rl_gumbel.types import Rollout, Sample, Step
+    from rl_gumbel.vec_env import SB3VecEnv
     from rl_gumbel.wrappers import FlattenActions, OneHotActions
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ __all__ = [
     "ALGORITHMS",
     "ESTIMATORS",
     "ActionLayout",
+    "BatchedEnv",
     "Estimator",
     "FactoredCategorical",
     "FlattenActions",
@@ -40,8 +43,11 @@ __all__ = [
     "GumbelTD3Policy",
     "MaskableGumbelActorCriticPolicy",
     "OneHotActions",
+    "Rollout",
+    "SB3VecEnv",
     "Sample",
     "Schedule",
+    "Step",
     "__version__",
     "check_stock",
     "load_model",
@@ -55,6 +61,7 @@ _HOMES = {
     "algorithms": ["ALGORITHMS", "GumbelSAC"],
     "checkpoint": ["load_model", "save_model"],
     "distributions": ["FactoredCategorical"],
+    "envs.base": ["BatchedEnv"],
     "estimators": ["ESTIMATORS", "Estimator"],
     "policies": [
         "GumbelActorCriticPolicy",
@@ -65,7 +72,8 @@ _HOMES = {
         "stock_kwargs",
     ],
     "schedules": ["Schedule", "make_schedule"],
-    "types": ["Sample"],
+    "types": ["Rollout", "Sample", "Step"],
+    "vec_env": ["SB3VecEnv"],
     "wrappers": ["FlattenActions", "OneHotActions"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

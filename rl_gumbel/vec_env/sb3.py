@@ -1,0 +1,182 @@
+"""A batched environment as a vectorised environment of Stable-Baselines3."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import (
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
+from torch import Tensor
+
+from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.vec_env.transfer import map_leaves, to_numpy
+
+
+class SB3VecEnv(VecEnv):
+    """A `VecEnv` that stock Stable-Baselines3 trains on; numpy in and out.
+
+    Each step reads the device once. Where an episode ended its info holds what `Monitor` and
+    `DummyVecEnv` write: `episode`, `terminal_observation` and `TimeLimit.truncated`; the other
+    infos are empty. The environment is seeded by the first of SB3's seeds. Where the environment
+    has masks, `env_method("action_masks")` returns one `[sum(sizes)]` bool for each environment,
+    what MaskablePPO asks for.
+
+    Args:
+        batched: the environments.
+    """
+
+    def __init__(self, batched: BatchedEnv) -> None:
+        self.batched = batched
+        self._start_seconds = time.time()
+        self._masks: NDArray[np.bool_] | None = None
+        self._actions: Tensor
+        super().__init__(batched.num_envs, batched.observation_space, batched.action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Start an episode in every environment and return the observations `[B, *O]`."""
+        obs = self.batched.reset(self._seeds[0])
+        self._reset_seeds()
+        host = to_numpy({"obs": obs, "masks": self._flat_masks()})
+        self._masks = host["masks"]
+        return host["obs"]  # type: ignore[no-any-return]
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Take the actions of the next step, `[B]` or `[B, K]`, as the action space has them.
+
+        Raises:
+            ValueError: for an action outside the space.
+        """
+        layout = self.batched.layout
+        # SB3 sends the bits of a MultiBinary as floats, which here would mean one-hots.
+        array = np.asarray(actions).astype(layout.space.dtype, copy=False)
+        categories = array.reshape(self.num_envs, layout.num_factors) - np.array(layout.starts)
+        outside = ((categories < 0) | (categories >= np.array(layout.sizes))).any(1)
+        if outside.any():
+            row = int(outside.argmax())
+            raise ValueError(f"action {array[row]} of environment {row} is outside {layout.space}")
+        self._actions = torch.as_tensor(array, device=self.batched.device)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Return observations, rewards `[B]`, ends `[B]` bool and infos of the step."""
+        with torch.no_grad():  # no gradient passes through numpy
+            step = self.batched.step(self._actions)
+        host = to_numpy(
+            {
+                "obs": step.obs,
+                "final_obs": step.final_obs,
+                "reward": step.reward,
+                "truncated": step.truncated,
+                "ended": step.ended,
+                "return": step.episode_return,
+                "length": step.episode_length,
+                "masks": self._flat_masks(),
+            }
+        )
+        self._masks = host["masks"]
+        seconds = round(time.time() - self._start_seconds, 6)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for i in np.flatnonzero(host["ended"]).tolist():
+            infos[i] = {
+                "episode": {
+                    "r": round(float(host["return"][i]), 6),
+                    "l": int(host["length"][i]),
+                    "t": seconds,
+                },
+                "terminal_observation": map_leaves(_row(i), host["final_obs"]),
+                "TimeLimit.truncated": bool(host["truncated"][i]),
+            }
+        return host["obs"], host["reward"], host["ended"], infos
+
+    def close(self) -> None:
+        """Free what the environments hold."""
+        self.batched.close()
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Refuse options of a reset, which batched environments do not have.
+
+        Raises:
+            ValueError: if there are any.
+        """
+        if options:
+            raise ValueError(f"{self._name} takes no options at a reset; got {options}")
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return an attribute of the batched environment, once for each index.
+
+        Raises:
+            AttributeError: if there is none; `action_masks` is there where there are masks.
+        """
+        rows = self._get_indices(indices)
+        if attr_name == "action_masks" and self.batched.masked:
+            return [self._mask_of(i) for i in rows]
+        return [getattr(self.batched, attr_name) for _ in rows]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute that the batched environment has; for all environments at once.
+
+        Raises:
+            AttributeError: if it does not have it.
+            ValueError: if not all environments are meant.
+        """
+        if {*self._get_indices(indices)} != {*range(self.num_envs)}:
+            raise ValueError(f"{attr_name} of {self._name} can only be set for all environments")
+        getattr(self.batched, attr_name)  # a new one would be ignored
+        setattr(self.batched, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
+    ) -> list[Any]:
+        """Return what `action_masks` or `render` returns for each environment.
+
+        Raises:
+            AttributeError: for another method, or where there are no masks.
+        """
+        if method_name == "render":
+            return [self.batched.render(i) for i in self._get_indices(indices)]
+        if method_name == "action_masks":
+            return [mask() for mask in self.get_attr("action_masks", indices)]
+        raise AttributeError(
+            f"{self._name} has no method {method_name!r} of one environment: there are "
+            f"'action_masks' and 'render'; call others on .batched"
+        )
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """Return True for `Monitor`, whose infos are here, else False, for each index."""
+        return [wrapper_class is Monitor for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """Return an RGB frame of each environment."""
+        return [self.batched.render(i) for i in range(self.num_envs)]
+
+    @property
+    def _name(self) -> str:
+        return f"SB3VecEnv of {type(self.batched).__name__}"
+
+    def _flat_masks(self) -> Tensor | None:
+        mask = self.batched.action_mask
+        return None if mask is None else self.batched.layout.flatten(mask)
+
+    def _mask_of(self, index: int) -> Callable[[], NDArray[np.bool_]]:
+        def action_masks() -> NDArray[np.bool_]:
+            if self._masks is None:
+                raise RuntimeError(f"{self._name} has no action masks before its first reset")
+            row: NDArray[np.bool_] = self._masks[index]
+            return row
+
+        return action_masks
+
+
+def _row(index: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return what copies a row: a view of it would keep the whole batch alive in a replay."""
+    return lambda array: array[index].copy()

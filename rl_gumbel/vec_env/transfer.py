@@ -1,0 +1,48 @@
+"""Between numpy on the host and tensors on a device, each way as one copy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Tree = Any
+"""An array or tensor, None, or a dict of such."""
+
+
+def to_numpy(tree: Tree) -> Tree:
+    """Return the same tree of numpy arrays, all new; reads the device once."""
+    return map_leaves(Tensor.numpy, _move(tree, torch.device("cpu")))
+
+
+def to_torch(tree: Tree, device: torch.device) -> Tree:
+    """Return the same tree of tensors on a device, all new; writes to the device once."""
+    tensors = map_leaves(lambda array: torch.from_numpy(np.ascontiguousarray(array)), tree)
+    return _move(tensors, device)
+
+
+def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """Return the tree of what the function returns for each leaf; None stays None."""
+    if isinstance(tree, dict):
+        return {name: map_leaves(function, value) for name, value in tree.items()}
+    return None if tree is None else function(tree)
+
+
+def _move(tree: Tree, device: torch.device) -> Tree:
+    leaves: list[Tensor] = []
+    map_leaves(leaves.append, tree)
+    moved = iter(_move_as_one(leaves, device))
+    return map_leaves(lambda _: next(moved), tree)
+
+
+def _move_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return copies on a device, which went there side by side as bytes."""
+    # Large elements first: then every one starts at a multiple of its size.
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    flat = [tensors[i].detach().reshape(-1).view(torch.uint8) for i in order]  # numpy has no past
+    pieces = torch.cat(flat).to(device).split([len(piece) for piece in flat])
+    copies = [pieces[0]] * len(tensors)
+    for i, piece in zip(order, pieces, strict=True):
+        copies[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
+    return copies
