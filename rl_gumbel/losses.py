@@ -8,6 +8,7 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.estimators import replace_gradient
+from rl_gumbel.networks import hl_gauss
 
 MAX_JOINT_ACTIONS = 256
 """Joint actions up to which `exact_value` is affordable."""
@@ -26,6 +27,85 @@ def soft_bellman_target(
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:
     """Return half the squared error of `[E, B]` values, the mean over B and the sum over E."""
     return 0.5 * (values - target).square().mean(-1).sum()
+
+
+def categorical_critic_loss(logits: Tensor, target: Tensor, centers: Tensor) -> Tensor:
+    """Return the cross-entropy of `[E, B, bins]` logits to the HL-Gauss histogram of `[B]` targets.
+
+    Farebrother et al. 2024 (arXiv 2403.03950), eq. 2; the mean over B and the sum over E, in nats.
+    """
+    probs = hl_gauss(target, centers)
+    return -(probs * logits.log_softmax(-1)).sum(-1).mean(-1).sum()
+
+
+def lambda_returns(
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    next_value: Tensor,
+    next_bonus: Tensor,
+    discount: float,
+    trace_decay: float,
+) -> Tensor:
+    """Return `[T, B]` soft TD(lambda) targets of Q at each step of a trajectory.
+
+    G_t = r_t + discount (1 - terminated_t) (b_t + (1 - lambda) Q_t + lambda G_{t+1}), where Q_t and
+    b_t, the value and entropy bonus of the state after step t, stand alone (lambda = 0) where the
+    trajectory goes no further: at its last step and where it was truncated. The bonus of the state
+    that the action was taken in is not part of Q.
+
+    Args:
+        reward: `[T, B]`.
+        terminated: `[T, B]` bool.
+        truncated: `[T, B]` bool.
+        next_value: `[T, B]` action values of what followed each step; for a truncated one of the
+            last observation, not of the next episode's first.
+        next_bonus: `[T, B]` entropy coefficient times entropy of the same states.
+        discount: per step, gamma.
+        trace_decay: lambda in [0, 1].
+    """
+    decay = torch.full_like(reward, trace_decay).masked_fill_(truncated, 0.0)
+    decay[-1] = 0.0
+    ahead = discount * (1 - terminated.to(reward.dtype))
+    fixed = reward + ahead * (next_bonus + (1 - decay) * next_value)
+    return reverse_recurrence(fixed, ahead * decay)
+
+
+def reverse_recurrence(fixed: Tensor, factor: Tensor) -> Tensor:
+    """Return x `[T, B]` with x_t = fixed_t + factor_t x_{t+1} and nothing after the last; no graph.
+
+    One kernel a step.
+    """
+    result = torch.empty_like(fixed)
+    following = torch.zeros_like(fixed[0])
+    for now, fixed_now, factor_now in zip(
+        reversed(result.unbind()), reversed(fixed.unbind()), reversed(factor.unbind()), strict=True
+    ):
+        following = torch.addcmul(fixed_now, factor_now, following, out=now)
+    return result
+
+
+def kl_constrained_loss(value: Tensor, kl: Tensor, kl_bound: float, kl_coef: Tensor) -> Tensor:
+    """Return the scalar mean of -value, in rows beyond the bound of kl_coef * KL instead.
+
+    REPPO (arXiv 2507.11019): inside the trust region climb the value, outside it go back.
+
+    Args:
+        value: `[B]` what the actor climbs, entropy bonus included.
+        kl: `[B]` divergence of the new policy from the one that acted.
+        kl_bound: in nats.
+        kl_coef: scalar, without a gradient.
+    """
+    return torch.where(kl <= kl_bound, -value, kl_coef * kl).mean()
+
+
+def multiplier_loss(log_coef: Tensor, slack: Tensor) -> Tensor:
+    """Return the scalar whose descent moves a multiplier exp(log_coef) >= 0 for its constraint.
+
+    Up where the constraint is violated (negative `slack`, of any shape, which gets no gradient),
+    down where it is slack.
+    """
+    return log_coef.exp().squeeze() * slack.detach().mean()  # the constraint itself is the actor's
 
 
 def joint_one_hots(layout: ActionLayout, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,60 @@ class EnsembleLayerNorm(nn.Module):
         return torch.addcmul(self.bias, layer_norm(x, x.shape[-1:]), self.weight)
 
 
+def hl_gauss(value: Tensor, centers: Tensor) -> Tensor:
+    """Return the `[..., bins]` histogram of a normal distribution about each value `[...]`.
+
+    Imani & White 2018 (arXiv 1806.04613), section 3, with a standard deviation of 0.75 bins as in
+    Farebrother et al. 2024 (arXiv 2403.03950), section 3.1. A value outside the outermost of the
+    evenly spaced `centers` `[bins]` counts as the nearest of these.
+    """
+    width = centers[1] - centers[0]
+    edges = torch.cat([centers - width / 2, centers[-1:] + width / 2])
+    value = value.clamp(centers[0], centers[-1]).unsqueeze(-1)
+    below: Tensor = torch.special.ndtr((edges - value) / (0.75 * width))
+    # What lies beyond the outer edges is shared out among the bins.
+    return below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+
+
+class CategoricalHead(nn.Module):
+    """Logits over bins of return to the value that they mean, as the critics' last step.
+
+    Args:
+        num_bins: at least 2.
+        value_range: centers of the first and the last bin; returns outside are clipped to it.
+
+    Raises:
+        ValueError: for fewer than 2 bins or a range that is not finite and increasing.
+    """
+
+    centers: Tensor
+    """`[bins]` returns that the bins stand for."""
+
+    def __init__(self, num_bins: int, value_range: Sequence[float]) -> None:
+        super().__init__()
+        low, high = value_range
+        if num_bins < 2:
+            raise ValueError(f"num_bins {num_bins!r} must be >= 2")
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"value_range {list(value_range)} must be finite and increasing")
+        self.num_bins = num_bins
+        self.register_buffer("centers", torch.linspace(low, high, num_bins), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the `[...]` means of the distributions with logits `[..., bins]`."""
+        return (logits.softmax(-1) * self.centers).sum(-1)
+
+    def start_at_zero(self, layer: EnsembleLinear) -> None:
+        """Make the layer that emits the logits start near the distribution that stands for 0.
+
+        Uniform logits would start at the middle of the range, and with a slope as long as it.
+        """
+        zero = hl_gauss(self.centers.new_zeros(()), self.centers)
+        bias = zero.clamp_min(1e-6).log()  # a bin that starts at exactly zero would never learn
+        with torch.no_grad():  # an initial value
+            layer.bias.copy_(bias.repeat(layer.bias.shape[-1] // self.num_bins))
+
+
 def hidden_layers(
     num_members: int,
     widths: list[int],
@@ -88,7 +143,8 @@ class ConcatCritic(nn.Module):
     As in DDPG (Lillicrap et al. 2016, arXiv 1509.02971, section 7), and because a straight-through
     gradient reads the critic's slope at the corners of the simplex, which no data constrains: the
     fewer nonlinear layers lie behind the action, the closer that slope is to the difference between
-    two actions. For the same reason only the layers before the action are normalised.
+    two actions. For the same reason only the layers before the action are normalised. With a
+    `head` the value is the mean of a distribution over bins, else one number.
     """
 
     is_multilinear = False
@@ -101,22 +157,31 @@ class ConcatCritic(nn.Module):
         activation_fn: type[nn.Module] = nn.SiLU,
         n_critics: int = 2,
         layer_norm: bool = True,
+        head: CategoricalHead | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.n_critics = n_critics
+        self.head = head
         widths = [num_features, *net_arch[:-1]]
         self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
         joined = [widths[-1] + layout.num_flat, *net_arch[-1:]]
         self.tail = hidden_layers(n_critics, joined, activation_fn, False)
-        self.output = EnsembleLinear(n_critics, joined[-1], 1)
+        self.output = EnsembleLinear(n_critics, joined[-1], head.num_bins if head else 1)
+        if head is not None:
+            head.start_at_zero(self.output)
 
     def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`."""
+        output = self.logits(features, one_hot)
+        return output.squeeze(-1) if self.head is None else self.head(output)
+
+    def logits(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return `[E, B, bins]` logits over the bins of the head."""
         hidden = self.trunk(features.expand(self.n_critics, -1, -1))
         action = self.layout.flatten(one_hot).expand(self.n_critics, -1, -1)
-        values: Tensor = self.output(self.tail(torch.cat([hidden, action], -1)))
-        return values.squeeze(-1)
+        output: Tensor = self.output(self.tail(torch.cat([hidden, action], -1)))
+        return output
 
     def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return the `[B]` value that the actor climbs: the minimum over the ensemble."""
@@ -130,6 +195,11 @@ class MultilinearCritic(nn.Module):
     Q = sum_k <q_k, a_k> + sum_r w_r prod_k <1 + u_rk / K, a_k>, with q, u and w functions of the
     features: a low-rank tensor over the joint actions. For one factor the second term is left out
     and the critic is a Q-vector. Plain straight-through at temperature 1 is unbiased through it.
+    With a `head`, for one factor only, each entry of the Q-vector is the mean of a distribution
+    over bins.
+
+    Raises:
+        ValueError: for a head with several factors: the mean over bins is not linear in them.
     """
 
     is_multilinear = True
@@ -143,15 +213,26 @@ class MultilinearCritic(nn.Module):
         n_critics: int = 2,
         layer_norm: bool = True,
         rank: int = 8,
+        head: CategoricalHead | None = None,
     ) -> None:
         super().__init__()
+        if head is not None and layout.num_factors > 1:
+            raise ValueError(
+                f"critic 'multilinear' cannot have bins for the {layout.num_factors} factors of "
+                f"{layout.space}: it would not be linear in each; use 'concat' or no bins"
+            )
         self.layout = layout
         self.n_critics = n_critics
+        self.head = head
         self.rank = rank if layout.num_factors > 1 else 0
         width_out = layout.num_flat * (1 + self.rank) + self.rank
+        if head is not None:
+            width_out = layout.num_flat * head.num_bins
         widths = [num_features, *net_arch]
         self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
         self.output = EnsembleLinear(n_critics, widths[-1], width_out)
+        if head is not None:
+            head.start_at_zero(self.output)
 
     def forward(self, features: Tensor, one_hot: Tensor) -> Tensor:
         """Return `[E, B]` values of features `[B, F]` and actions `[B, K, N]`.
@@ -172,10 +253,22 @@ class MultilinearCritic(nn.Module):
             return self._contract(coefficients.amin(0), one_hot)
         return self._contract(coefficients, one_hot).mean(0)
 
+    def logits(self, features: Tensor, one_hot: Tensor) -> Tensor:
+        """Return `[E, B, bins]` logits over the bins of the head."""
+        return (self._output(features) * self.layout.flatten(one_hot).unsqueeze(-1)).sum(-2)
+
     def _coefficients(self, features: Tensor) -> Tensor:
+        coefficients = self._output(features)
+        if self.head is not None:
+            coefficients = self.head(coefficients)
+        return coefficients
+
+    def _output(self, features: Tensor) -> Tensor:
         hidden = self.trunk(features.expand(self.n_critics, -1, -1))
-        values: Tensor = self.output(hidden)
-        return values  # [E, B, flat * (1 + rank) + rank]
+        output: Tensor = self.output(hidden)  # [E, B, flat * (1 + rank) + rank]
+        if self.head is not None:
+            output = output.unflatten(-1, (self.layout.num_flat, self.head.num_bins))
+        return output
 
     def _contract(self, coefficients: Tensor, one_hot: Tensor) -> Tensor:
         flat = self.layout.num_flat

@@ -1,6 +1,7 @@
 """The losses against numbers by hand, enumeration and finite differences."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -10,13 +11,19 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.losses import (
+    categorical_critic_loss,
     cosine,
     critic_loss,
     exact_value,
     joint_one_hots,
+    kl_constrained_loss,
+    lambda_returns,
     local_expectation_value,
+    multiplier_loss,
+    reverse_recurrence,
     soft_bellman_target,
 )
+from rl_gumbel.networks import hl_gauss
 
 BATCH = 2
 SIZES = pytest.mark.parametrize("sizes", [(4,), (2, 3), (3, 1, 2), (2, 2, 2)], ids=str)
@@ -98,6 +105,116 @@ def test_critic_loss_by_hand():
     """Member 0 errs by 1 and 3, member 1 by 0 and 2: (1 + 9) / 4 + (0 + 4) / 4."""
     values = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
     assert critic_loss(values, torch.zeros(2)).item() == pytest.approx(3.5)
+
+
+def test_categorical_critic_loss_by_hand():
+    """Uniform logits cost log(bins) whatever the target; the members' losses add up."""
+    loss = categorical_critic_loss(
+        torch.zeros(2, 3, 4), torch.tensor([0.1, 2.0, 99.0]), torch.arange(4.0)
+    )
+    assert loss.item() == pytest.approx(2 * math.log(4))
+
+
+def test_categorical_critic_loss_is_least_at_the_histogram_of_the_target():
+    """Its gradient is the difference of the two distributions, hence zero there."""
+    centers, target = torch.linspace(-1.0, 1.0, 9), torch.tensor([0.3, -0.7])
+    logits = hl_gauss(target, centers).log()[None].requires_grad_()
+    gradient = torch.autograd.grad(categorical_critic_loss(logits, target, centers), logits)[0]
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-7)
+    uniform = torch.zeros(1, 2, 9, requires_grad=True)
+    gradient = torch.autograd.grad(categorical_critic_loss(uniform, target, centers), uniform)[0]
+    expected = (1 / 9 - hl_gauss(target, centers))[None] / 2  # the mean over two rows
+    torch.testing.assert_close(gradient, expected)
+
+
+NEVER = torch.zeros(3, 1, dtype=torch.bool)
+
+
+def test_lambda_returns_by_hand():
+    """Rewards 1, 2, 4; values after them 10, 20, 40; bonuses 1, 2, 3; gamma 1/2, lambda 1/4.
+
+    G_2 = 4 + (3 + 40) / 2 = 25.5
+    G_1 = 2 + (2 + 3/4 * 20 + 1/4 * 25.5) / 2 = 13.6875
+    G_0 = 1 + (1 + 3/4 * 10 + 1/4 * 13.6875) / 2 = 6.9609375
+    """
+    returns = lambda_returns(
+        torch.tensor([[1.0], [2.0], [4.0]]),
+        NEVER,
+        NEVER,
+        torch.tensor([[10.0], [20.0], [40.0]]),
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        0.5,
+        0.25,
+    )
+    torch.testing.assert_close(returns, torch.tensor([[6.9609375], [13.6875], [25.5]]))
+
+
+def test_lambda_returns_stop_at_a_termination_and_bootstrap_at_a_truncation():
+    """Environment 0 terminates at step 1: G_1 = 2. Environment 1 is truncated there and takes
+    only its own last state: G_1 = 2 + (2 + 20) / 2 = 13. What follows is another episode's."""
+    ended = torch.tensor([[False, False], [True, False], [False, False]])
+    returns = lambda_returns(
+        torch.tensor([[1.0], [2.0], [1e6]]).expand(3, 2),
+        ended,
+        ended.flip(1),
+        torch.tensor([[10.0], [20.0], [1e6]]).expand(3, 2),
+        torch.tensor([[1.0], [2.0], [1e6]]).expand(3, 2),
+        0.5,
+        0.25,
+    )
+    torch.testing.assert_close(returns[1], torch.tensor([2.0, 13.0]))
+    expected = [1 + (1 + 7.5 + 0.25 * following) / 2 for following in (2.0, 13.0)]
+    torch.testing.assert_close(returns[0], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 1.0])
+def test_lambda_returns_at_their_ends_are_one_step_and_monte_carlo(trace_decay):
+    """Lambda 0 is the soft Bellman target; lambda 1 the discounted sum, no value but the last."""
+    generator = torch.Generator().manual_seed(0)
+    reward, value, bonus = torch.randn(3, 6, 4, generator=generator)
+    terminated = torch.rand(6, 4, generator=generator) < 0.2
+    none = torch.zeros_like(terminated)
+    returns = lambda_returns(reward, terminated, none, value, bonus, 0.9, trace_decay)
+    one_step = soft_bellman_target(reward, terminated.float(), 0.9, value + bonus)
+    for env in range(4):
+        for start in range(6):
+            total, weight = torch.tensor(0.0), 1.0
+            for step in range(start, 6):
+                total = total + weight * reward[step, env]
+                weight *= 0.9 * (1 - float(terminated[step, env]))
+                total = total + weight * bonus[step, env]
+            total = total + weight * value[5, env]
+            expected = one_step[start, env] if trace_decay == 0 else total
+            torch.testing.assert_close(returns[start, env], expected)
+
+
+def test_reverse_recurrence_by_hand():
+    """x_2 = 3, x_1 = 2 + 10 * 3, x_0 = 1 + 100 * 32; the last factor has nothing to multiply."""
+    fixed, factor = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[100.0], [10.0], [7.0]])
+    expected = torch.tensor([[3201.0], [32.0], [3.0]])
+    torch.testing.assert_close(reverse_recurrence(fixed, factor), expected)
+
+
+def test_kl_constrained_loss_by_hand():
+    """Rows 0 and 1 climb (the bound is still inside), row 2 goes back: (-2 - 5 + 3 * 4) / 3."""
+    value = torch.tensor([2.0, 5.0, 7.0], requires_grad=True)
+    kl = torch.tensor([0.0, 0.5, 4.0], requires_grad=True)
+    loss = kl_constrained_loss(value, kl, 0.5, torch.tensor(3.0))
+    assert loss.item() == pytest.approx((-2 - 5 + 12) / 3)
+    for_value, for_kl = torch.autograd.grad(loss, (value, kl))
+    torch.testing.assert_close(for_value, torch.tensor([-1.0, -1.0, 0.0]) / 3)
+    torch.testing.assert_close(for_kl, torch.tensor([0.0, 0.0, 3.0]) / 3)
+
+
+def test_a_multiplier_grows_where_its_constraint_is_violated():
+    """d/dl exp(l) * mean(slack) = exp(l) * mean(slack), and nothing for the slack."""
+    log_coef = torch.tensor([math.log(2.0)], requires_grad=True)
+    slack = torch.tensor([-0.5, 0.1], requires_grad=True)
+    loss = multiplier_loss(log_coef, slack)
+    assert loss.shape == ()
+    gradient, for_slack = torch.autograd.grad(loss, (log_coef, slack), allow_unused=True)
+    assert gradient.item() == pytest.approx(2 * -0.2)  # descent adds 0.4
+    assert for_slack is None
 
 
 def test_cosine_by_hand():
@@ -209,4 +326,9 @@ def test_losses_never_read_the_device():
         local = local_expectation_value(policy, policy.sample(), layout, sum_of_entries)
         target = soft_bellman_target(exact, torch.zeros(5), 0.9, local)
         critic_loss(torch.zeros(2, 5), target).backward()
+        trajectory = torch.zeros(3, 5)
+        ended = torch.zeros(3, 5, dtype=torch.bool)
+        lambda_returns(trajectory, ended, ended, trajectory, trajectory, 0.9, 0.9)
+        categorical_critic_loss(torch.zeros(2, 5, 7), target, torch.zeros(7))
+        kl_constrained_loss(target, policy.kl(policy), 0.1, torch.zeros(()))
     assert policy.logits.grad.device.type == "meta"

@@ -12,11 +12,13 @@ from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.losses import exact_value, joint_one_hots
 from rl_gumbel.networks import (
     CRITICS,
+    CategoricalHead,
     ConcatCritic,
     EnsembleLayerNorm,
     EnsembleLinear,
     LogitNetwork,
     MultilinearCritic,
+    hl_gauss,
 )
 
 MEMBERS, BATCH, FEATURES = 3, 5, 4
@@ -268,6 +270,92 @@ def test_values_of_many_factors_stay_bounded_at_the_start():
     assert 0.01 < values.std() < 100
 
 
+# --- values as distributions over bins --------------------------------------------------------
+
+
+def test_hl_gauss_by_hand():
+    """Bins of width 1 about -1, 0, 1 and a deviation of 0.75: Phi(2) and Phi(2 / 3) from a table.
+
+    The middle bin holds 2 * 0.74751 - 1 of 2 * 0.97725 - 1, the other two share the rest.
+    """
+    probs = hl_gauss(torch.tensor(0.0), torch.tensor([-1.0, 0.0, 1.0]))
+    middle = (2 * 0.74751 - 1) / (2 * 0.97725 - 1)
+    expected = torch.tensor([(1 - middle) / 2, middle, (1 - middle) / 2])
+    torch.testing.assert_close(probs, expected, rtol=0, atol=1e-5)
+
+
+def test_hl_gauss_has_the_mean_of_its_value_where_no_edge_is_near():
+    centers = torch.linspace(-10.0, 10.0, 41)
+    value = torch.linspace(-8.0, 8.0, 33) + 0.123
+    probs = hl_gauss(value, centers)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(33))
+    # The histogram of a normal is not exactly symmetric about a value between two centers.
+    torch.testing.assert_close((probs * centers).sum(-1), value, rtol=0, atol=0.002)
+
+
+def test_hl_gauss_clips_to_the_outermost_centers():
+    centers = torch.linspace(0.0, 4.0, 5)
+    clipped = hl_gauss(torch.tensor([-100.0, 100.0]), centers)
+    torch.testing.assert_close(clipped, hl_gauss(torch.tensor([0.0, 4.0]), centers))
+
+
+def test_a_head_returns_the_mean_over_bins():
+    head = CategoricalHead(3, (-2.0, 4.0))
+    logits = torch.tensor([[0.2, 0.3, 0.5], [1.0, 1.0, 1.0]]).log()
+    torch.testing.assert_close(head(logits), torch.tensor([0.2 * -2 + 0.3 * 1 + 0.5 * 4, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("num_bins", "value_range", "message"),
+    [
+        (1, (0.0, 1.0), "num_bins 1 must be >= 2"),
+        (3, (1.0, 1.0), r"value_range \[1.0, 1.0\] must be finite and increasing"),
+        (3, (0.0, float("inf")), r"value_range \[0.0, inf\] must be finite and increasing"),
+    ],
+)
+def test_a_head_without_bins_is_refused(num_bins, value_range, message):
+    with pytest.raises(ValueError, match=message):
+        CategoricalHead(num_bins, value_range)
+
+
+@EVERY_CRITIC
+def test_a_critic_with_a_head_has_the_mean_of_its_logits_as_value(name):
+    layout, head = make_layout((3,)), CategoricalHead(7, (-1.0, 2.0))
+    critic = make_critic(name, layout, n_critics=MEMBERS, head=head)
+    features, one_hot = torch.randn(BATCH, FEATURES), make_one_hot(layout)
+    logits = critic.logits(features, one_hot)
+    assert logits.shape == (MEMBERS, BATCH, 7)
+    torch.testing.assert_close(critic(features, one_hot), head(logits))
+
+
+@EVERY_CRITIC
+def test_a_critic_with_a_head_starts_near_zero(name):
+    """The middle of the range is 9, half its length 11: far more than first values and slopes."""
+    layout = make_layout((3,))
+    critic = CRITICS[name](FEATURES, layout, [32, 32], head=CategoricalHead(51, (-2.0, 20.0)))
+    one_hot = make_one_hot(layout).requires_grad_()
+    values = critic(torch.randn(BATCH, FEATURES), one_hot)
+    assert values.abs().max() < 0.2
+    assert torch.autograd.grad(values.sum(), one_hot)[0].std() < 0.5
+
+
+def test_a_multilinear_critic_with_a_head_is_linear_in_the_probabilities():
+    """Each action has a mean of its own; the expectation mixes means, not logits."""
+    layout = make_layout((4,))
+    head = CategoricalHead(5, (-1.0, 1.0))
+    critic, features = make_critic("multilinear", layout, head=head), torch.randn(1, FEATURES)
+    one_hots = torch.eye(4).unsqueeze(1)
+    vector = critic(features.expand(4, -1), one_hots)
+    probs = make_policy(layout).probs
+    expected = (probs[0, 0] * vector).sum(-1, keepdim=True)
+    torch.testing.assert_close(critic(features, probs), expected)
+
+
+def test_a_head_on_several_factors_of_a_multilinear_critic_is_refused():
+    with pytest.raises(ValueError, match="cannot have bins for the 2 factors of MultiDiscrete"):
+        MultilinearCritic(FEATURES, make_layout((2, 3)), [8], head=CategoricalHead(5, (0, 1)))
+
+
 # --- what the actor climbs --------------------------------------------------------------------
 
 
@@ -376,3 +464,6 @@ def test_networks_never_read_the_device(sizes):
         critic = critic_class(FEATURES, layout, [8]).to("meta")
         critic.actor_value(features, logits.detach()).sum().backward()
         assert critic.output.weight.grad.device.type == "meta"
+    critic = ConcatCritic(FEATURES, layout, [8], head=CategoricalHead(5, (0, 1))).to("meta")
+    values = critic.actor_value(features, logits.detach())
+    assert hl_gauss(values, critic.head.centers).shape == (BATCH, 5)
