@@ -42,7 +42,10 @@ class BatchedEnv(ABC):
     device: torch.device
     """Where every tensor is."""
     max_episode_steps: int | None
-    """Steps after which an episode is truncated; None if never, or not known."""
+    """Steps after which an episode is truncated; None if there is no such limit, or it is unknown."""
+    truncation_interval: int | None
+    """Within so many steps in a row an environment is truncated once at most; None if it never is.
+    The time limit, where it is known; else 1."""
     action_mask: Tensor | None = None
     """`[B, K, N]` bool: what may be chosen now; None if everything always may."""
     masked: bool = False
@@ -145,7 +148,7 @@ class TorchEnv(BatchedEnv):
         self.observation_space = observation_space
         self.action_space = action_space
         self.layout = ActionLayout.from_space(action_space)
-        self.max_episode_steps = max_episode_steps
+        self.max_episode_steps = self.truncation_interval = max_episode_steps
         self.dtype = dtype
         self.gradients = gradients
         self.masked = type(self).legal is not TorchEnv.legal

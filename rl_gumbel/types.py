@@ -87,11 +87,18 @@ class Rollout:
     truncated: Tensor
     """`[T, B]` bool."""
     truncated_obs: Obs
-    """`[R, B, *O]`: the last observations of truncated episodes. Row r holds, for each environment,
-    that of its r-th truncation in these T steps; R is as small as the time limit allows."""
+    """`[R, B, *O]`: the last observations of truncated episodes. Row r belongs to the r-th window of
+    `truncation_interval` steps, in which an environment is truncated once at most."""
     truncated_mask: Tensor | None
     """`[R, B, K, N]` bool: what could be chosen there."""
     episode_return: Tensor
     """`[T, B]` float32: sum of the rewards of the episode up to each step."""
     episode_length: Tensor
     """`[T, B]` int64: the episode's steps up to each."""
+    truncation_interval: int | None
+    """That of the environment; R is T divided by it, rounded up, and 0 if it is None."""
+
+    @property
+    def ended(self) -> Tensor:
+        """`[T, B]` bool: terminated or truncated."""
+        return self.terminated | self.truncated

@@ -1,0 +1,66 @@
+"""What SB3 algorithms on batched environments share: the environment, its episodes, the start."""
+
+import time
+from typing import Any
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.types import Obs
+from rl_gumbel.vec_env import SB3VecEnv, as_batched
+
+
+class BatchedAlgorithm(BaseAlgorithm):
+    """An SB3 algorithm that steps its environments as tensors on the device.
+
+    It takes a `BatchedEnv` beside all that SB3 takes; any other vectorised environment is adapted.
+    """
+
+    batched: BatchedEnv
+    """The environments, while learning."""
+    _obs: Obs | None = None
+    """Their present observations, on the device."""
+
+    @staticmethod
+    def _wrap_env(
+        env: GymEnv | BatchedEnv, verbose: int = 0, monitor_wrapper: bool = True
+    ) -> VecEnv:
+        if isinstance(env, BatchedEnv):
+            env = SB3VecEnv(env)
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        before = self._last_obs
+        total, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        assert self.env is not None and self._last_obs is not None
+        self.batched = as_batched(self.env, self.device)
+        if self._obs is None or self._last_obs is not before:  # SB3 has reset the environments
+            self._obs = obs_as_tensor(self._last_obs, self.device)
+        return total, callback
+
+    def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> None:
+        """Put the episodes that ended into SB3's buffer, the latest last; reads the device once.
+
+        Args:
+            ended: `[T, B]` bool.
+            returns: `[T, B]` float32, of the episode up to each step.
+            lengths: `[T, B]` int64, likewise.
+        """
+        assert self.ep_info_buffer is not None
+        # As doubles, which hold a length exactly, so that one copy brings all three.
+        table = torch.stack([ended.double(), returns.double(), lengths.double()]).cpu()
+        rows = table[1:, table[0].bool()][:, -self._stats_window_size :]
+        now = round(time.time() - self.start_time / 1e9, 6)
+        for episode_return, length in rows.T.tolist():
+            self.ep_info_buffer.append({"r": episode_return, "l": int(length), "t": now})
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "batched", "_obs", "_last_obs"]

@@ -1,0 +1,75 @@
+"""The on-policy loop of SB3 with rollouts that stay on the device."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_gumbel.actions import ActionLayout
+from rl_gumbel.algorithms.batched import BatchedAlgorithm
+from rl_gumbel.rollout import collect
+from rl_gumbel.types import Rollout, Step
+
+
+class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
+    """SB3's `OnPolicyAlgorithm` whose rollouts are tensors on the device.
+
+    A subclass writes `train`, which consumes `rollout`; its policy has `act(obs, mask)`, which
+    returns sampled categories `[B, K]`.
+    """
+
+    rollout: Rollout
+    """What `train` learns from."""
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.layout = ActionLayout.from_space(self.action_space)
+        self.rollout_buffer = None  # the rollout takes its place
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer | None,
+        n_rollout_steps: int,
+    ) -> bool:
+        """Fill `rollout`; return False if a callback ends the training."""
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+
+        def on_step(step: Step) -> bool:
+            self.num_timesteps += env.num_envs
+            # What SB3's callbacks read; as tensors, which only those that look at them wait for.
+            callback.update_locals({"self": self, "dones": step.ended, "rewards": step.reward})
+            return callback.on_step()
+
+        collected = collect(self.batched, self.policy.act, self._obs, n_rollout_steps, on_step)
+        if collected is None:
+            return False
+        self.rollout, self._obs = collected
+        callback.on_rollout_end()
+        return True
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log of an iteration, as SB3 does."""
+        rollout = self.rollout
+        self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
+        super().dump_logs(iteration)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "rollout", "layout"]
+
+
+def flatten(tensor: torch.Tensor) -> torch.Tensor:
+    """Return `[T, B, ...]` as `[T * B, ...]`."""
+    return tensor.flatten(0, 1)
+
+
+__all__: list[Any] = ["BatchedOnPolicyAlgorithm", "flatten"]

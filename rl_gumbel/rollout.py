@@ -1,0 +1,105 @@
+"""A policy on batched environments over a horizon, to a `Rollout`."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.types import Obs, Rollout, Step
+
+Act = Callable[[Obs, Tensor | None], Tensor]
+"""Observations `[B, *O]` and masks `[B, K, N]` (or None) to categories `[B, K]`."""
+
+
+@torch.no_grad()
+def collect(
+    env: BatchedEnv,
+    act: Act,
+    obs: Obs,
+    num_steps: int,
+    on_step: Callable[[Step], bool] = lambda step: True,
+) -> tuple[Rollout, Obs] | None:
+    """Return `num_steps` steps of every environment, and the observations to go on from.
+
+    No gradient passes from one step to the next. Nothing here waits for the device.
+
+    Args:
+        env: reset before.
+        act: the policy.
+        obs: the present observations of the environments, `[B, *O]`.
+        num_steps: T.
+        on_step: called after each step; where it returns False the rollout is given up, and None is
+            returned.
+    """
+    observations, masks, indices, steps = [obs], [env.action_mask], [], []
+    for _ in range(num_steps):
+        index = act(obs, env.action_mask)
+        step = env.step(env.layout.to_action(index))
+        obs = step.obs
+        observations.append(obs)
+        masks.append(step.action_mask)
+        indices.append(index)
+        steps.append(step)
+        if not on_step(step):
+            return None
+    rollout = Rollout(
+        obs=_stack(observations),
+        action_mask=_stack(masks),
+        index=torch.stack(indices),
+        reward=torch.stack([step.reward for step in steps]),
+        terminated=torch.stack([step.terminated for step in steps]),
+        truncated=torch.stack([step.truncated for step in steps]),
+        truncated_obs=_at_truncation(steps, [step.final_obs for step in steps], env),
+        truncated_mask=_at_truncation(steps, [step.final_action_mask for step in steps], env),
+        episode_return=torch.stack([step.episode_return for step in steps]),
+        episode_length=torch.stack([step.episode_length for step in steps]),
+        truncation_interval=env.truncation_interval,
+    )
+    return rollout, obs
+
+
+def following_values(rollout: Rollout, values: Tensor, truncated_values: Tensor) -> Tensor:
+    """Return `[T, B]` values of what each action led to, in the same episode.
+
+    Args:
+        rollout: of T steps.
+        values: of `rollout.obs`, `[T + 1, B]`.
+        truncated_values: of `rollout.truncated_obs`, `[R, B]`.
+    """
+    following = values[1:]
+    if rollout.truncation_interval is None:
+        return following
+    at_truncation = truncated_values.repeat_interleave(rollout.truncation_interval, 0)
+    return torch.where(rollout.truncated, at_truncation[: len(following)], following)
+
+
+def _stack(values: list[Obs | None]) -> Obs | None:
+    return None if values[0] is None else tree_map(lambda *parts: torch.stack(parts), *values)
+
+
+def _at_truncation(steps: list[Step], values: list[Obs | None], env: BatchedEnv) -> Obs | None:
+    """Return `[R, B, ...]`: in each window of `truncation_interval` steps that of the truncation.
+
+    Keeping the few values that may be needed saves the memory and, later, the network's work on
+    the last observations of every step.
+    """
+    if values[0] is None:
+        return None
+    if env.truncation_interval is None:
+        return tree_map(lambda value: value.new_empty((0, *value.shape)), values[0])
+    windows = []
+    for start in range(0, len(steps), env.truncation_interval):
+        kept = values[start]
+        for t in range(start + 1, min(start + env.truncation_interval, len(steps))):
+            kept = tree_map(_keep(steps[t].truncated), values[t], kept)
+        windows.append(kept)
+    return _stack(windows)
+
+
+def _keep(truncated: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the choice of the first value in the rows that were truncated."""
+    return lambda new, kept: torch.where(
+        truncated.view(-1, *[1] * (new.ndim - 1)), new, kept
+    )
