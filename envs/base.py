@@ -42,7 +42,7 @@ class BatchedEnv(ABC):
     device: torch.device
     """Where every tensor is."""
     max_episode_steps: int | None
-    """Steps after which an episode is truncated; None if there is no such limit, or it is unknown."""
+    """Steps after which an episode is truncated; None if never, or not known."""
     truncation_interval: int | None
     """Within so many steps in a row an environment is truncated once at most; None if it never is.
     The time limit, where it is known; else 1."""
@@ -67,10 +67,6 @@ class BatchedEnv(ABC):
         Args:
             action: what the space contains, `[B]` or `[B, K]` integers, or one-hots `[B, K, N]`.
         """
-
-    def max_truncations(self, num_steps: int) -> int:
-        """Return how many times at most one environment is truncated within `num_steps` steps."""
-        return 0 if self.max_episode_steps is None else -(-num_steps // self.max_episode_steps)
 
     def get_state(self) -> State:
         """Return copies of all that decides the future; `set_state` goes back to it exactly.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rl_gumbel.estimators import ESTIMATORS, check_logits, masked_log_softmax, sample_gumbel
+from rl_gumbel.estimators import ESTIMATORS, check_logits, masked_log_softmax
 from rl_gumbel.types import Sample
 
 
@@ -33,9 +33,17 @@ class FactoredCategorical:
         return self.log_probs.exp()
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return `[..., K]` int64 categories, drawn exactly; no gradient."""
-        noise = sample_gumbel(tuple(self.log_probs.shape), self.log_probs.device, generator)
-        return (self.log_probs.detach() + noise).argmax(-1)
+        """Return `[..., K]` int64 categories, drawn exactly; no gradient.
+
+        By inversion: one uniform draw a factor, where the Gumbel-max trick takes N and logarithms.
+        """
+        cumulative = self.probs.detach().cumsum(-1)  # a sample has no gradient
+        draw = torch.rand(
+            (*cumulative.shape[:-1], 1), device=cumulative.device, generator=generator
+        )
+        # Below the last sum even after rounding; a masked category adds nothing, so none is hit.
+        draw = draw * (1 - 2**-22) * cumulative[..., -1:]
+        return (cumulative <= draw).sum(-1)
 
     def rsample(
         self,

@@ -31,7 +31,7 @@ def preprocess(obs: PyTorchObs, space: spaces.Space, normalize_images: bool) -> 
 
 
 class DevicePreprocessing(BaseModel):
-    """A model whose observations never wait for the device; stands behind SB3's own in the bases."""
+    """A model that preprocesses on the device; a base to name behind SB3's."""
 
     def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         """Return what the features extractor takes."""

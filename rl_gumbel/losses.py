@@ -1,5 +1,6 @@
 """Pure functions from distributions and values to what an optimiser climbs or descends."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -106,6 +107,33 @@ def multiplier_loss(log_coef: Tensor, slack: Tensor) -> Tensor:
     down where it is slack.
     """
     return log_coef.exp().squeeze() * slack.detach().mean()  # the constraint itself is the actor's
+
+
+def generalized_advantage(delta: Tensor, carry: Tensor) -> Tensor:
+    """Return `[T, B]` sums A_t = delta_t + carry_t A_{t+1}, from the last step back.
+
+    With the TD errors delta_t = r_t + gamma V(s_{t+1}) - V(s_t), V = 0 after termination, and
+    carry_t = gamma lambda within an episode, 0 at its end: the generalised advantage estimate
+    (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+    """
+    advantage = torch.empty_like(delta)
+    advantage[-1] = delta[-1]
+    # One operation a step, written in place: at few environments this loop is all overhead.
+    rows = list(zip(advantage.unbind(0), delta.unbind(0), carry.unbind(0), strict=True))
+    for (later, _, _), (now, delta_t, carry_t) in itertools.pairwise(reversed(rows)):
+        torch.addcmul(delta_t, carry_t, later, out=now)
+    return advantage
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """Return the `[B]` objective min(ratio A, clip(ratio) A) of PPO (arXiv 1707.06347, eq. 7)."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
+def explained_variance(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the scalar 1 - Var(target - prediction) / Var(target); NaN for a constant target."""
+    variance = target.var()
+    return torch.where(variance > 0, 1 - (target - prediction).var() / variance, torch.nan)
 
 
 def joint_one_hots(layout: ActionLayout, device: torch.device) -> Tensor:

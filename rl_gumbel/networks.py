@@ -3,12 +3,42 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from rl_gumbel.actions import ActionLayout
+
+
+class Tanh(nn.Tanh):
+    """`torch.nn.Tanh` by the logistic function on the CPU, where that is up to six times faster.
+
+    2 sigmoid(2x) - 1, equal to 1e-7. (PyTorch takes tanh from a vector library that is slow on
+    processors of other makers.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tanh(x)."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        y: Tensor = _LogisticTanh.apply(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+class _LogisticTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = (2 * x).sigmoid_().mul_(2).sub_(1)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        result: Tensor = torch.ops.aten.tanh_backward(grad, y)
+        return result
 
 
 class LogitNetwork(nn.Module):

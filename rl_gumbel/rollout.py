@@ -1,6 +1,7 @@
 """A policy on batched environments over a horizon, to a `Rollout`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,11 +76,12 @@ def following_values(rollout: Rollout, values: Tensor, truncated_values: Tensor)
     return torch.where(rollout.truncated, at_truncation[: len(following)], following)
 
 
-def _stack(values: list[Obs | None]) -> Obs | None:
+def _stack(values: Sequence[Any]) -> Any:
+    """Return observations or masks with a first axis more; None of Nones."""
     return None if values[0] is None else tree_map(lambda *parts: torch.stack(parts), *values)
 
 
-def _at_truncation(steps: list[Step], values: list[Obs | None], env: BatchedEnv) -> Obs | None:
+def _at_truncation(steps: Sequence[Step], values: Sequence[Any], env: BatchedEnv) -> Any:
     """Return `[R, B, ...]`: in each window of `truncation_interval` steps that of the truncation.
 
     Keeping the few values that may be needed saves the memory and, later, the network's work on
@@ -100,6 +102,4 @@ def _at_truncation(steps: list[Step], values: list[Obs | None], env: BatchedEnv)
 
 def _keep(truncated: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the choice of the first value in the rows that were truncated."""
-    return lambda new, kept: torch.where(
-        truncated.view(-1, *[1] * (new.ndim - 1)), new, kept
-    )
+    return lambda new, kept: torch.where(truncated.view(-1, *[1] * (new.ndim - 1)), new, kept)

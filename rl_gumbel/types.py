@@ -87,8 +87,8 @@ class Rollout:
     truncated: Tensor
     """`[T, B]` bool."""
     truncated_obs: Obs
-    """`[R, B, *O]`: the last observations of truncated episodes. Row r belongs to the r-th window of
-    `truncation_interval` steps, in which an environment is truncated once at most."""
+    """`[R, B, *O]`: the last observations of truncated episodes. Row r belongs to the r-th window
+    of `truncation_interval` steps, in which an environment is truncated once at most."""
     truncated_mask: Tensor | None
     """`[R, B, K, N]` bool: what could be chosen there."""
     episode_return: Tensor

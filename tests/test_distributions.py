@@ -313,13 +313,24 @@ def test_rsample_is_the_named_estimator_with_mask_and_options(name: str) -> None
     )
 
 
-def test_sample_and_rsample_draw_the_same_from_the_same_generator() -> None:
-    """Acting and training may use either; `sample` has no gradient."""
+def test_sample_repeats_with_its_generator_and_has_no_gradient() -> None:
+    """`rsample` draws in another way; acting needs no gradient."""
     ours, _ = make_pair(UNEQUAL)
-    index = ours.sample(torch.Generator().manual_seed(0))
-    assert torch.equal(index, ours.rsample(generator=torch.Generator().manual_seed(0)).index)
+    index, again = (ours.sample(torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(index, again)
     assert index.dtype == torch.int64
     assert not index.requires_grad
+
+
+@pytest.mark.parametrize("draw", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_extreme_draws_hit_open_categories(monkeypatch, draw: float, dtype) -> None:
+    """First and last categories closed or of no weight, and sums that rounding moves from 1."""
+    monkeypatch.setattr(torch, "rand", lambda shape, **kw: torch.full(shape, draw))
+    logits = make_tensor(1000, 1, 7).to(dtype) * 10
+    mask = torch.tensor([False, True, True, False, True, True, False])
+    index = FactoredCategorical(logits, mask).sample()
+    assert set(index.unique().tolist()) <= {1, 2, 4, 5}
 
 
 def test_rsample_takes_noise() -> None:

@@ -371,20 +371,17 @@ def test_unsupported_spaces_are_named():
 # --- truncations ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("limit", "num_steps", "expected"), [
-    (None, 100, 0), (500, 32, 1), (10, 10, 1), (10, 11, 2), (10, 30, 3), (1, 5, 5),
-])  # fmt: skip
-def test_bound_of_truncations_is_reached_and_never_exceeded(limit, num_steps, expected):
+@pytest.mark.parametrize("limit", [None, 500, 10, 1])
+def test_no_window_of_the_truncation_interval_holds_two_truncations(limit):
     env = Bits(1)
-    env.max_episode_steps = limit
-    assert env.max_truncations(num_steps) == expected
+    env.max_episode_steps = env.truncation_interval = limit
     env.reset()
     env.episode_length += (limit or 1) - 1  # the next step truncates: the worst case
     bits = torch.zeros(1, 2, dtype=torch.int8)
-    counts = sum(int(env.step(bits).truncated) for _ in range(num_steps))
-    assert counts == expected
+    at = [t for t in range(1000) if bool(env.step(bits).truncated)]
+    assert at == ([] if limit is None else list(range(0, 1000, limit)))
 
 
 def test_numpy_environments_may_truncate_at_every_step():
     """An environment inside may cut an episode itself, whatever limit it was registered with."""
-    assert as_batched(make_dummy("CartPole-v1"), "cpu").max_truncations(32) == 32
+    assert as_batched(make_dummy("CartPole-v1"), "cpu").truncation_interval == 1

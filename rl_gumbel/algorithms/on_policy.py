@@ -1,8 +1,5 @@
 """The on-policy loop of SB3 with rollouts that stay on the device."""
 
-from typing import Any
-
-import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -54,22 +51,10 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         if collected is None:
             return False
         self.rollout, self._obs = collected
+        rollout = self.rollout
+        self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
         callback.on_rollout_end()
         return True
 
-    def dump_logs(self, iteration: int = 0) -> None:
-        """Write the log of an iteration, as SB3 does."""
-        rollout = self.rollout
-        self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
-        super().dump_logs(iteration)
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "layout"]
-
-
-def flatten(tensor: torch.Tensor) -> torch.Tensor:
-    """Return `[T, B, ...]` as `[T * B, ...]`."""
-    return tensor.flatten(0, 1)
-
-
-__all__: list[Any] = ["BatchedOnPolicyAlgorithm", "flatten"]

@@ -53,7 +53,11 @@ class DifferentiableDistribution(Distribution):
 
     def padded_logits(self) -> Tensor:
         """Return the logits of the latest observations, `[B, K, N]`."""
-        return self.layout.unflatten(self.action_logits)
+        return self.pad(self.action_logits)
+
+    def pad(self, action_logits: Tensor) -> Tensor:
+        """Return `[B, K, N]` of logits as SB3 lays them out."""
+        return self.layout.unflatten(action_logits)
 
     def rsample(self, generator: torch.Generator | None = None) -> Sample:
         """Return a sample whose one-hot `[B, K, N]` carries a gradient to the policy.
@@ -99,9 +103,9 @@ class GumbelBernoulliDistribution(DifferentiableDistribution, BernoulliDistribut
     over the bits, not their sum, as with SB3's own policy.
     """
 
-    def padded_logits(self) -> Tensor:
+    def pad(self, action_logits: Tensor) -> Tensor:
         """Return the logits `[B, K, 2]`: a Bernoulli logit is that of 1 against that of 0."""
-        return torch.stack([torch.zeros_like(self.action_logits), self.action_logits], -1)
+        return torch.stack([torch.zeros_like(action_logits), action_logits], -1)
 
 
 class DifferentiablePolicy(BasePolicy):

@@ -67,6 +67,7 @@ class HostEnv(BatchedEnv):
         self.observation_space = observation_space
         self.action_space = action_space
         self.max_episode_steps = max_episode_steps
+        self.truncation_interval = 1  # an environment may cut episodes itself, before its limit
         self.device = torch.device(device)
 
     @abstractmethod
@@ -76,10 +77,6 @@ class HostEnv(BatchedEnv):
     @abstractmethod
     def step_host(self, action: NDArray[Any]) -> HostStep:
         """Take one step with actions that the space contains."""
-
-    def max_truncations(self, num_steps: int) -> int:
-        """Return `num_steps`: an environment may cut episodes itself, before its time limit."""
-        return num_steps
 
     def reset(self, seed: int | None = None) -> Obs:
         """Start an episode in every environment and return the observations `[B, *O]`."""

@@ -1,0 +1,37 @@
+"""`compile=True` of the algorithms: `torch.compile` where it works, with the reason where not."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the compiled function; if its first call fails, a warning says why and it runs as is.
+
+    Nothing is compiled before the first call. On a GPU it is replayed as a CUDA graph.
+    """
+    mode = "reduce-overhead" if torch.cuda.is_available() else None
+    attempt = torch.compile(function, dynamic=False, mode=mode)
+    state: dict[str, Callable[..., Any]] = {}
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "chosen" not in state:
+            try:
+                result = attempt(*args, **kwargs)
+                state["chosen"] = attempt
+                return result
+            except Exception as error:  # compilers fail in many ways, and none is worth a run
+                reason = str(error).strip().splitlines() or [""]
+                warnings.warn(
+                    f"compile=True has no effect: {type(error).__name__}: {reason[0]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                state["chosen"] = function
+        return state["chosen"](*args, **kwargs)
+
+    return call

@@ -1,0 +1,315 @@
+"""BatchedPPO: proximal policy optimisation, the score-function baseline, on the device."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from rl_gumbel.algorithms.compilation import compiled
+from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
+from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.logger import record
+from rl_gumbel.losses import clipped_surrogate, explained_variance, generalized_advantage
+from rl_gumbel.normalize import RewardScaler
+from rl_gumbel.policies.batched import (
+    BatchedActorCriticCnnPolicy,
+    BatchedActorCriticPolicy,
+    BatchedMultiInputActorCriticPolicy,
+)
+from rl_gumbel.policies.masks import MaskedAlgorithm
+from rl_gumbel.rollout import following_values
+from rl_gumbel.schedules import make_schedule
+from rl_gumbel.types import Obs
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Steps of a rollout as PPO learns from them, M in all."""
+
+    obs: Obs
+    """`[M, *O]`."""
+    mask: Tensor | None
+    """`[M, K, N]` bool."""
+    index: Tensor
+    """`[M, K]` int64."""
+    numbers: Tensor
+    """`[M, 4]`: log-probability and value when they were taken, advantage, return."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: Tensor) -> "Samples":
+        """Return the samples of some rows `[M']` int64."""
+        return Samples(
+            obs=tree_map(lambda value: value.index_select(0, rows), self.obs),
+            mask=None if self.mask is None else self.mask.index_select(0, rows),
+            index=self.index.index_select(0, rows),
+            numbers=self.numbers.index_select(0, rows),
+        )
+
+
+class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
+    """PPO (Schulman et al. 2017, arXiv 1707.06347) on batched environments and discrete actions.
+
+    No gradient flows through the action: this is the score-function baseline. Loss, arguments, logs
+    and networks are those of SB3's `PPO`; what differs: `num_minibatches` beside `batch_size`,
+    defaults for many environments, `target_kl` is checked once per epoch (the mean over it), not at
+    every minibatch, action masks are honoured, and observations and rewards are normalised
+    on the device, with statistics that are updated between rollouts. What is not listed is SB3's.
+
+    Args:
+        policy: `MlpPolicy`, `CnnPolicy`, `MultiInputPolicy` or a `BatchedActorCriticPolicy` class.
+        env: a `BatchedEnv` (see `make_vec`), or what SB3 takes.
+        n_steps: of each environment per rollout.
+        batch_size: samples per update; None for `num_minibatches` of equal size.
+        num_minibatches: updates per epoch; None with `batch_size`. Both None are 4 minibatches.
+        normalize_observations: by their running mean and deviation.
+        normalize_rewards: divide by the running deviation of the discounted return.
+        compile: compile the loss and its gradient by `torch.compile`; where that fails a warning
+            says why and training goes on without.
+
+    Raises:
+        TypeError: for an action space that is not supported.
+        ValueError: for a setting that is out of range or would be ignored.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": BatchedActorCriticPolicy,
+        "CnnPolicy": BatchedActorCriticCnnPolicy,
+        "MultiInputPolicy": BatchedMultiInputActorCriticPolicy,
+    }
+    policy: BatchedActorCriticPolicy
+
+    def __init__(
+        self,
+        policy: str | type[BatchedActorCriticPolicy],
+        env: GymEnv | BatchedEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = None,
+        num_minibatches: int | None = None,
+        n_epochs: int = 4,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = None,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
+        compile: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]  # `_wrap_env` takes batched environments too
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs={
+                **(policy_kwargs or {}),
+                "normalize_observations": normalize_observations,
+            },
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.num_minibatches = num_minibatches
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.normalize_observations = normalize_observations
+        self.normalize_rewards = normalize_rewards
+        self.compile = compile
+        if _init_setup_model:
+            self._check_settings()
+            self._setup_model()
+
+    def _check_settings(self) -> None:
+        """Raise for what is out of range or would be ignored, before anything is built."""
+        if self.batch_size is not None and self.num_minibatches is not None:
+            raise ValueError(
+                f"num_minibatches {self.num_minibatches!r} would be ignored: batch_size is "
+                f"{self.batch_size!r}"
+            )
+        for name in ("n_steps", "n_epochs", "batch_size", "num_minibatches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value!r} must be at least 1")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be in [0, 1]")
+        for name in ("ent_coef", "vf_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)!r} must be >= 0 and finite")
+        for name in ("max_grad_norm", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} {value!r} must be > 0")
+        if self._minibatch_size() < 1 or (self.normalize_advantage and self._minibatch_size() < 2):
+            least = 2 if self.normalize_advantage else 1
+            raise ValueError(
+                f"n_steps {self.n_steps} of {self.n_envs} environments make minibatches of "
+                f"{self._minibatch_size()} samples; they need at least {least}"
+            )
+
+    def _minibatch_size(self) -> int:
+        if self.batch_size is not None:
+            return min(self.batch_size, self.n_steps * self.n_envs)
+        return self.n_steps * self.n_envs // (self.num_minibatches or 4)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.clip_schedule = make_schedule(self.clip_range)
+        self.clip_schedule_vf = (
+            None if self.clip_range_vf is None else make_schedule(self.clip_range_vf)
+        )
+        self.reward_scaler = RewardScaler(self.n_envs, self.gamma).to(self.device)
+        self._loss = compiled(self.loss) if self.compile else self.loss
+
+    def train(self) -> None:
+        """Update the policy on the rollout, `n_epochs` times over."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        samples = self.prepare()
+        metrics = [{"train/explained_variance": explained_variance(*samples.numbers.T[[1, 3]])}]
+        for _ in range(self.n_epochs):
+            epoch = [self.update(batch) for batch in self.minibatches(samples)]
+            self._n_updates += 1
+            metrics += epoch
+            if self.target_kl is not None:
+                kl = torch.stack([row["train/approx_kl"] for row in epoch]).mean()
+                if kl > 1.5 * self.target_kl:  # the one read of an epoch
+                    break
+        if self.policy.normalizer is not None:  # after the update, which needs the old statistics
+            self.policy.normalizer.update(self.rollout.obs[1:])
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", self._clip_range())
+        if self.clip_schedule_vf is not None:
+            self.logger.record("train/clip_range_vf", self._clip_range_vf())
+        record(self.logger, metrics)
+
+    @torch.no_grad()
+    def prepare(self) -> Samples:
+        """Return the samples of the rollout, with advantages and returns."""
+        rollout, policy = self.rollout, self.policy
+        num_steps, num_envs = rollout.reward.shape
+        obs = tree_map(lambda value: value[:-1].flatten(0, 1), rollout.obs)
+        mask = None if rollout.action_mask is None else rollout.action_mask[:-1].flatten(0, 1)
+        index = rollout.index.flatten(0, 1)
+        distribution, values = policy.evaluate(obs, mask)
+        values = values.unflatten(0, (num_steps, num_envs))
+        last_value = policy.values(tree_map(lambda value: value[-1], rollout.obs))
+        truncated_values = rollout.reward.new_empty(0, num_envs)
+        if rollout.truncation_interval is not None:
+            ends = tree_map(lambda value: value.flatten(0, 1), rollout.truncated_obs)
+            truncated_values = policy.values(ends).unflatten(0, (-1, num_envs))
+        following = following_values(
+            rollout, torch.cat([values, last_value[None]]), truncated_values
+        )
+        reward = rollout.reward
+        if self.normalize_rewards:
+            reward = self.reward_scaler(reward, rollout.ended)
+        delta = reward + self.gamma * following * ~rollout.terminated - values
+        carry = self.gamma * self.gae_lambda * ~rollout.ended
+        advantage = generalized_advantage(delta, carry)
+        numbers = [distribution.log_prob(index), values, advantage, advantage + values]
+        return Samples(obs, mask, index, torch.stack([n.flatten() for n in numbers], -1))
+
+    def minibatches(self, samples: Samples) -> Iterator[Samples]:
+        """Yield the samples once, shuffled, in minibatches; a rest is left out of the epoch."""
+        size = self._minibatch_size()
+        order = torch.randperm(len(samples), device=self.device)
+        for start in range(0, len(samples) - size + 1, size):
+            yield samples.take(order[start : start + size])
+
+    def update(self, batch: Samples) -> dict[str, Tensor]:
+        """Take one step on a minibatch; return what is logged."""
+        loss, metrics = self._loss(batch)
+        optimizer = self.policy.optimizer
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        optimizer.step()
+        return metrics
+
+    def loss(self, batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar loss of a minibatch and what is logged of it."""
+        old_log_prob, old_value, advantage, target = batch.numbers.unbind(-1)
+        if self.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        distribution, value = self.policy.evaluate(batch.obs, batch.mask)
+        log_ratio = distribution.log_prob(batch.index) - old_log_prob
+        ratio = log_ratio.exp()
+        clip_range = self._clip_range()
+        policy_loss = -clipped_surrogate(ratio, advantage, clip_range).mean()
+        if self.clip_schedule_vf is not None:
+            limit = self._clip_range_vf()
+            value = old_value + (value - old_value).clamp(-limit, limit)
+        value_loss = (target - value).square().mean()
+        entropy_loss = -distribution.entropy().mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        metrics = {
+            "train/loss": loss,
+            "train/policy_gradient_loss": policy_loss,
+            "train/value_loss": value_loss,
+            "train/entropy_loss": entropy_loss,
+            "train/approx_kl": (ratio - 1 - log_ratio).mean(),
+            "train/clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
+        }
+        return loss, {name: metric.detach() for name, metric in metrics.items()}  # for the log
+
+    def _clip_range(self) -> float:
+        return self.clip_schedule(self._current_progress_remaining)
+
+    def _clip_range_vf(self) -> float:
+        assert self.clip_schedule_vf is not None
+        return self.clip_schedule_vf(self._current_progress_remaining)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "BatchedPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> "BatchedPPO":
+        """Return the model itself after `total_timesteps` environment steps; as SB3's `learn`."""
+        return super().learn(
+            total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_loss"]
+        return [*super()._excluded_save_params(), *built]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "reward_scaler"], []

@@ -1,0 +1,133 @@
+"""The policy of `BatchedPPO`: SB3's actor-critic networks, asked for tensors."""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor, nn
+
+from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.extractors import DevicePreprocessing
+from rl_gumbel.networks import Tanh
+from rl_gumbel.normalize import RunningMoments
+from rl_gumbel.policies.masks import MaskedPrediction
+from rl_gumbel.policies.on_policy import GumbelActorCriticPolicy
+
+
+class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, DevicePreprocessing):
+    """SB3's actor-critic policy on discrete spaces, with nothing that waits for the device.
+
+    Networks, initialisation and optimiser are those of SB3's `ActorCriticPolicy`, so that weights
+    can be exchanged; the distribution is a `FactoredCategorical`.
+
+    Args:
+        observation_space: of the environment.
+        action_space: `Discrete`, 1-D `MultiDiscrete` or 1-D `MultiBinary`.
+        lr_schedule: progress remaining to learning rate.
+        normalize_observations: subtract the running mean of observations and divide by their
+            deviation, clipped to 10; only for `Box` observations that are no images.
+        activation_fn: between the layers.
+        optimizer_class: of all parameters.
+        optimizer_kwargs: without the learning rate; the default makes Adam fused, with SB3's eps.
+        **kwargs: of `GumbelActorCriticPolicy`: `net_arch`, `ortho_init`,
+            `features_extractor_class`, `share_features_extractor`, `normalize_images`, ...
+
+    Raises:
+        TypeError: for another action space.
+        ValueError: for normalisation of observations that are not vectors of numbers.
+    """
+
+    normalizer: RunningMoments | None = None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *args: Any,
+        normalize_observations: bool = False,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True}
+        if normalize_observations and (
+            not isinstance(observation_space, spaces.Box) or is_image_space(observation_space)
+        ):
+            raise ValueError(
+                f"normalize_observations is for Box observations that are no images; these are "
+                f"{observation_space}"
+            )
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            *args,
+            activation_fn=Tanh if activation_fn is nn.Tanh else activation_fn,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
+        self.normalize_observations = normalize_observations
+        if normalize_observations:
+            self.normalizer = RunningMoments(observation_space.shape)
+        self.register_buffer("padding", self.layout.mask, persistent=False)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        return {**parameters, "normalize_observations": self.normalize_observations}
+
+    def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
+        """Return what the features extractor takes; statistics stay as they are."""
+        obs = super().preprocess(obs)
+        return obs if self.normalizer is None else self.normalizer.normalize(obs)
+
+    def distribution(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
+        """Return the distribution over actions; `mask` `[B, K, N]`, True where allowed."""
+        extractor = self.pi_features_extractor
+        features = DevicePreprocessing.extract_features(self, obs, extractor)
+        latent = self.mlp_extractor.forward_actor(features)
+        return self._distribution(latent, mask)
+
+    def values(self, obs: PyTorchObs) -> Tensor:
+        """Return the values `[B]`."""
+        return self.predict_values(obs).squeeze(-1)
+
+    def evaluate(
+        self, obs: PyTorchObs, mask: Tensor | None = None
+    ) -> tuple[FactoredCategorical, Tensor]:
+        """Return distribution and values `[B]`, a shared features extractor asked once."""
+        if not self.share_features_extractor:
+            return self.distribution(obs, mask), self.values(obs)
+        latent_pi, latent_vf = self.mlp_extractor(self.extract_features(obs))
+        return self._distribution(latent_pi, mask), self.value_net(latent_vf).squeeze(-1)
+
+    def act(self, obs: PyTorchObs, mask: Tensor | None = None) -> Tensor:
+        """Return sampled categories `[B, K]`."""
+        return self.distribution(obs, mask).sample()
+
+    def _distribution(self, latent: Tensor, mask: Tensor | None) -> FactoredCategorical:
+        logits = self.action_dist.pad(self.action_net(latent))
+        mask = self.padding if mask is None else mask
+        return FactoredCategorical(logits, mask, validate=False)
+
+
+class BatchedActorCriticCnnPolicy(BatchedActorCriticPolicy):
+    """`BatchedActorCriticPolicy` for images: SB3's `NatureCNN` extracts the features."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", NatureCNN)
+        super().__init__(*args, **kwargs)
+
+
+class BatchedMultiInputActorCriticPolicy(BatchedActorCriticPolicy):
+    """`BatchedActorCriticPolicy` for `Dict` observations: SB3's `CombinedExtractor`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(*args, **kwargs)
