@@ -1,14 +1,20 @@
 """SB3 callbacks: evaluation on an environment of its own, with the best model kept."""
 
 import csv
+import inspect
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.type_aliases import PolicyPredictor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from rl_gumbel.checkpoint import save_model
 
@@ -30,9 +36,16 @@ class Evaluation:
 def evaluate_model(
     model: BaseAlgorithm, env: VecEnv, num_episodes: int, *, deterministic: bool = True
 ) -> Evaluation:
-    """Return the result of `num_episodes` on `env`, by argmax actions or by sampled ones."""
+    """Return the result of `num_episodes` on `env`, by argmax actions or by sampled ones.
+
+    A model whose `predict` takes `action_masks` gets those of the environment, where it has any.
+    """
+    player: PolicyPredictor = model
+    if "action_masks" in inspect.signature(model.predict).parameters:
+        env = _MaskReader(env)
+        player = _MaskedPlayer(model, env)
     rewards, lengths = evaluate_policy(
-        model,
+        player,
         env,
         n_eval_episodes=num_episodes,
         deterministic=deterministic,
@@ -44,6 +57,42 @@ def evaluate_model(
         std_reward=float(np.std(rewards)),
         mean_ep_length=float(np.mean(lengths)),
     )
+
+
+class _MaskReader(VecEnvWrapper):
+    """Keeps the masks of the present observations: by the method `action_masks`, or in infos."""
+
+    masks: NDArray[np.bool_] | None
+    """`[B, sum(sizes)]`; None where everything always may be chosen."""
+
+    def reset(self) -> VecEnvObs:
+        obs = self.venv.reset()
+        self._read(self.venv.unwrapped.reset_infos)
+        return obs
+
+    def step_wait(self) -> VecEnvStepReturn:
+        obs, rewards, ended, infos = self.venv.step_wait()
+        fresh = self.venv.unwrapped.reset_infos  # of the next episode, where one ended
+        self._read([fresh[i] if end else infos[i] for i, end in enumerate(ended)])
+        return obs, rewards, ended, infos
+
+    def _read(self, infos: Sequence[dict[str, Any]]) -> None:
+        self.masks = None
+        if self.venv.has_attr("action_masks"):
+            self.masks = np.stack(self.venv.env_method("action_masks")).astype(np.bool_)
+        elif "action_mask" in infos[0]:
+            self.masks = np.stack([info["action_mask"] for info in infos]).astype(np.bool_)
+
+
+@dataclass(frozen=True)
+class _MaskedPlayer:
+    """A model that chooses among what the environment allows."""
+
+    model: BaseAlgorithm
+    env: _MaskReader
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.model.predict(observation, *args, action_masks=self.env.masks, **kwargs)
 
 
 class EvaluationCallback(BaseCallback):

@@ -5,12 +5,15 @@ import csv
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 
 from rl_gumbel import GumbelSAC, load_model
 from rl_gumbel.callbacks import EvaluationCallback, evaluate_model
+from rl_gumbel.envs.base import TorchEnv
+from rl_gumbel.vec_env import SB3VecEnv
 
 
 class Counter(gym.Env):
@@ -117,6 +120,85 @@ def test_evaluations_are_logged_under_the_names_of_sb3(tmp_path):
     assert [row["time/total_timesteps"] for row in logged] == ["10", "20"]
     assert [float(row["eval/mean_reward"]) for row in logged] == [4.0, 4.0]
     assert [float(row["eval/mean_ep_length"]) for row in logged] == [4.0, 4.0]
+
+
+class Masked(Counter):
+    """Allows at each step the action that the info of the step before names."""
+
+    action_space = spaces.Discrete(4)
+    tells = "info"
+
+    def reset(self, *, seed=None, options=None):
+        obs, _ = super().reset(seed=seed)
+        self.allowed = 3
+        return obs, self._info()
+
+    def step(self, action):
+        assert action == self.allowed
+        self.allowed = self.steps
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, reward, terminated, truncated, self._info()
+
+    def _info(self):
+        return {"action_mask": np.arange(4) == self.allowed} if self.tells == "info" else {}
+
+
+class MaskedByMethod(Masked):
+    tells = "method"
+
+    def action_masks(self):
+        return np.arange(4) == self.allowed
+
+
+class OneOpen(TorchEnv):
+    """Of three doors one is open; one step."""
+
+    def __init__(self, num_envs):
+        super().__init__(num_envs, spaces.Discrete(3), spaces.Discrete(3), None)
+
+    def initial(self):
+        return {"open": self.integers(3)}
+
+    def transition(self, state, action):
+        is_open = action.squeeze(-1) == state["open"]
+        return state, is_open.float(), torch.ones_like(is_open)
+
+    def observe(self, state):
+        return torch.zeros_like(state["open"])
+
+    def legal(self, state):
+        return (state["open"][:, None] == torch.arange(3)).unsqueeze(1)
+
+
+class FirstAllowed:
+    """A model that looks at nothing but masks."""
+
+    num_timesteps = 0
+
+    def predict(self, obs, state=None, episode_start=None, deterministic=False, action_masks=None):
+        return action_masks.argmax(1), None
+
+
+@pytest.mark.parametrize("environment", [Masked, MaskedByMethod])
+def test_masks_reach_a_model_that_takes_them(environment):
+    """Those of the observation at hand, a new episode's first one too; the environment checks."""
+    env = make_vec_env(environment, 2)
+    assert evaluate_model(FirstAllowed(), env, 5).mean_ep_length == 4
+
+
+def test_masks_of_batched_environments_reach_a_model_that_takes_them():
+    env = SB3VecEnv(OneOpen(3))
+    assert evaluate_model(FirstAllowed(), env, 6).mean_reward == 1.0
+
+
+def test_a_model_that_takes_no_masks_gets_none():
+    env = make_vec_env(Masked)
+    model = FirstAllowed()
+    model.predict = lambda obs, state=None, episode_start=None, deterministic=False: (
+        np.array([env.get_attr("allowed")[0]]),
+        None,
+    )
+    assert evaluate_model(model, env, 2).mean_reward == 4.0
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
