@@ -6,9 +6,31 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
+ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {}),
+}
+"""Id to the class of each batched torch environment and the keyword arguments it is made with."""
+
+
+def registered_id(env_id: str) -> str:
+    """Return the id in Gymnasium's registry for an id in `ENVS`: MinAtar/X to rl_gumbel/MinAtar-X.
+
+    It has the prefix since Gymnasium has environments of its own of most of these names.
+    """
+    return "rl_gumbel/" + env_id.replace("/", "-")
+
+
+for _id in ENVS:
+    gym.register(
+        registered_id(_id),
+        entry_point="rl_gumbel.vec_env:GymEnv",
+        vector_entry_point="rl_gumbel.vec_env:make_gym_vector_env",
+        kwargs={"env_id": _id},
+    )
+
 _PROBES = "rl_gumbel.envs.probes"
 
-ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
+PROBES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "rl_gumbel/ProbeValue-v0": (f"{_PROBES}:ProbeValue", {}),
     "rl_gumbel/ProbeObservation-v0": (f"{_PROBES}:ProbeObservation", {}),
     "rl_gumbel/ProbeDiscount-v0": (f"{_PROBES}:ProbeDiscount", {}),
@@ -23,7 +45,7 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
         {"action_space": spaces.Discrete(3, start=-1)},
     ),
 }
-"""Id to entry point and default keyword arguments of every environment here."""
+"""Id to entry point and keyword arguments of the environments that are not batched."""
 
-for _id, (_entry_point, _kwargs) in ENVS.items():
+for _id, (_entry_point, _kwargs) in PROBES.items():
     gym.register(_id, _entry_point, kwargs=_kwargs)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from rl_gumbel.schedules import Schedule, make_schedule
     from rl_gumbel.types import Rollout, Sample, Step
-    from rl_gumbel.vec_env import SB3VecEnv
+    from rl_gumbel.vec_env import GymEnv, GymVectorEnv, SB3VecEnv, make_vec
     from rl_gumbel.wrappers import FlattenActions, OneHotActions
 
 __version__ = "0.1.0"
@@ -41,6 +41,8 @@ __all__ = [
     "GumbelSAC",
     "GumbelSACPolicy",
     "GumbelTD3Policy",
+    "GymEnv",
+    "GymVectorEnv",
     "MaskableGumbelActorCriticPolicy",
     "OneHotActions",
     "Rollout",
@@ -52,6 +54,7 @@ __all__ = [
     "check_stock",
     "load_model",
     "make_schedule",
+    "make_vec",
     "save_model",
     "stock_kwargs",
 ]
@@ -73,7 +76,7 @@ _HOMES = {
     ],
     "schedules": ["Schedule", "make_schedule"],
     "types": ["Rollout", "Sample", "Step"],
-    "vec_env": ["SB3VecEnv"],
+    "vec_env": ["GymEnv", "GymVectorEnv", "SB3VecEnv", "make_vec"],
     "wrappers": ["FlattenActions", "OneHotActions"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -11,11 +11,11 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from rl_gumbel import GumbelSAC
-from rl_gumbel.envs import ENVS
+from rl_gumbel.envs import PROBES as PROBE_IDS
 from rl_gumbel.losses import joint_one_hots
 
 ALPHA, GAMMA = 0.5, 0.9
-PROBES = pytest.mark.parametrize("env_id", list(ENVS))
+PROBES = pytest.mark.parametrize("env_id", list(PROBE_IDS))
 SEEDS = pytest.mark.parametrize("seed", [0, 1])
 
 

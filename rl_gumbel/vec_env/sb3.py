@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -18,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from torch import Tensor
 
 from rl_gumbel.envs.base import BatchedEnv
-from rl_gumbel.vec_env.transfer import map_leaves, to_numpy
+from rl_gumbel.vec_env.facade import copy_row, host_reset, host_step, read_action
 
 
 class SB3VecEnv(VecEnv):
@@ -38,15 +37,14 @@ class SB3VecEnv(VecEnv):
         self.batched = batched
         self._start_seconds = time.time()
         self._masks: NDArray[np.bool_] | None = None
-        self._actions: Tensor
+        self._action: Tensor
         super().__init__(batched.num_envs, batched.observation_space, batched.action_space)
 
     def reset(self) -> VecEnvObs:
         """Start an episode in every environment and return the observations `[B, *O]`."""
-        obs = self.batched.reset(self._seeds[0])
+        host = host_reset(self.batched, self._seeds[0])
         self._reset_seeds()
-        host = to_numpy({"obs": obs, "masks": self._flat_masks()})
-        self._masks = host["masks"]
+        self._masks = host["mask"]
         return host["obs"]  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -55,43 +53,22 @@ class SB3VecEnv(VecEnv):
         Raises:
             ValueError: for an action outside the space.
         """
-        layout = self.batched.layout
-        # SB3 sends the bits of a MultiBinary as floats, which here would mean one-hots.
-        array = np.asarray(actions).astype(layout.space.dtype, copy=False)
-        categories = array.reshape(self.num_envs, layout.num_factors) - np.array(layout.starts)
-        outside = ((categories < 0) | (categories >= np.array(layout.sizes))).any(1)
-        if outside.any():
-            row = int(outside.argmax())
-            raise ValueError(f"action {array[row]} of environment {row} is outside {layout.space}")
-        self._actions = torch.as_tensor(array, device=self.batched.device)
+        self._action = read_action(self.batched, actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards `[B]`, ends `[B]` bool and infos of the step."""
-        with torch.no_grad():  # no gradient passes through numpy
-            step = self.batched.step(self._actions)
-        host = to_numpy(
-            {
-                "obs": step.obs,
-                "final_obs": step.final_obs,
-                "reward": step.reward,
-                "truncated": step.truncated,
-                "ended": step.ended,
-                "return": step.episode_return,
-                "length": step.episode_length,
-                "masks": self._flat_masks(),
-            }
-        )
-        self._masks = host["masks"]
+        host = host_step(self.batched, self._action)
+        self._masks = host["mask"]
         seconds = round(time.time() - self._start_seconds, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(host["ended"]).tolist():
             infos[i] = {
                 "episode": {
-                    "r": round(float(host["return"][i]), 6),
-                    "l": int(host["length"][i]),
+                    "r": round(float(host["episode_return"][i]), 6),
+                    "l": int(host["episode_length"][i]),
                     "t": seconds,
                 },
-                "terminal_observation": map_leaves(_row(i), host["final_obs"]),
+                "terminal_observation": copy_row(host["final_obs"], i),
                 "TimeLimit.truncated": bool(host["truncated"][i]),
             }
         return host["obs"], host["reward"], host["ended"], infos
@@ -163,10 +140,6 @@ class SB3VecEnv(VecEnv):
     def _name(self) -> str:
         return f"SB3VecEnv of {type(self.batched).__name__}"
 
-    def _flat_masks(self) -> Tensor | None:
-        mask = self.batched.action_mask
-        return None if mask is None else self.batched.layout.flatten(mask)
-
     def _mask_of(self, index: int) -> Callable[[], NDArray[np.bool_]]:
         def action_masks() -> NDArray[np.bool_]:
             if self._masks is None:
@@ -175,8 +148,3 @@ class SB3VecEnv(VecEnv):
             return row
 
         return action_masks
-
-
-def _row(index: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return what copies a row: a view of it would keep the whole batch alive in a replay."""
-    return lambda array: array[index].copy()
