@@ -69,21 +69,7 @@ def lambda_returns(
     decay[-1] = 0.0
     ahead = discount * (1 - terminated.to(reward.dtype))
     fixed = reward + ahead * (next_bonus + (1 - decay) * next_value)
-    return reverse_recurrence(fixed, ahead * decay)
-
-
-def reverse_recurrence(fixed: Tensor, factor: Tensor) -> Tensor:
-    """Return x `[T, B]` with x_t = fixed_t + factor_t x_{t+1} and nothing after the last; no graph.
-
-    One kernel a step.
-    """
-    result = torch.empty_like(fixed)
-    following = torch.zeros_like(fixed[0])
-    for now, fixed_now, factor_now in zip(
-        reversed(result.unbind()), reversed(fixed.unbind()), reversed(factor.unbind()), strict=True
-    ):
-        following = torch.addcmul(fixed_now, factor_now, following, out=now)
-    return result
+    return generalized_advantage(fixed, ahead * decay)  # the same recurrence
 
 
 def kl_constrained_loss(value: Tensor, kl: Tensor, kl_bound: float, kl_coef: Tensor) -> Tensor:

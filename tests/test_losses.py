@@ -20,7 +20,6 @@ from rl_gumbel.losses import (
     lambda_returns,
     local_expectation_value,
     multiplier_loss,
-    reverse_recurrence,
     soft_bellman_target,
 )
 from rl_gumbel.networks import hl_gauss
@@ -186,13 +185,6 @@ def test_lambda_returns_at_their_ends_are_one_step_and_monte_carlo(trace_decay):
             total = total + weight * value[5, env]
             expected = one_step[start, env] if trace_decay == 0 else total
             torch.testing.assert_close(returns[start, env], expected)
-
-
-def test_reverse_recurrence_by_hand():
-    """x_2 = 3, x_1 = 2 + 10 * 3, x_0 = 1 + 100 * 32; the last factor has nothing to multiply."""
-    fixed, factor = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[100.0], [10.0], [7.0]])
-    expected = torch.tensor([[3201.0], [32.0], [3.0]])
-    torch.testing.assert_close(reverse_recurrence(fixed, factor), expected)
 
 
 def test_kl_constrained_loss_by_hand():

@@ -524,3 +524,21 @@ def test_no_estimator_waits_for_the_device(estimator):
     with Reads() as reads:
         model.update_actor(obs, 1.0)
     assert reads.seen == []
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_policy_obeys_masks(deterministic):
+    """The closed category of each factor is by far the most probable one, action [-1, 5]."""
+    model = build(FACTORED)
+    set_logits(model, [9.0, 0.0, 0.0, 0.0, 9.0])
+    mask = np.array([False, True, True, True, False])
+    obs = np.zeros((50, *model.observation_space.shape), np.float32)
+    actions, _ = model.policy.predict(obs, deterministic=deterministic, action_masks=mask[None])
+    assert (actions[:, 0] >= 0).all() and (actions[:, 1] == 4).all()
+    free, _ = model.policy.predict(obs, deterministic=True)  # the mask was for one prediction
+    assert (free == [-1, 5]).all()
+    index = model.policy.act(torch.as_tensor(obs), model.layout.unflatten(torch.tensor(mask))[None])
+    assert (index[:, 0] > 0).all() and (index[:, 1] == 0).all()

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.extractors import DevicePreprocessing
 from rl_gumbel.networks import CRITICS, LogitNetwork
+from rl_gumbel.policies.masks import MaskedPrediction
 
 
-class FactoredActor(BasePolicy):
+class FactoredActor(BasePolicy, DevicePreprocessing):
     """Observations to a factored categorical over a discrete action space."""
 
     features_extractor: BaseFeaturesExtractor
@@ -45,18 +47,24 @@ class FactoredActor(BasePolicy):
         self.layout = layout
         self.network = LogitNetwork(features_dim, layout, net_arch, activation_fn)
 
-    def forward(self, obs: PyTorchObs) -> FactoredCategorical:
-        """Return the distribution of the action, logits `[B, K, N]`."""
+    def forward(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
+        """Return the distribution of the action, logits `[B, K, N]`.
+
+        Args:
+            obs: `[B, *O]`.
+            mask: `[B, K, N]` bool, True where a category may be chosen; None allows all.
+        """
         features = self.extract_features(obs, self.features_extractor)
+        mask = self.network.mask if mask is None else mask
         # Unchecked: a check would wait for the device at every step.
-        return FactoredCategorical(self.network(features), self.network.mask, validate=False)
+        return FactoredCategorical(self.network(features), mask, validate=False)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         distribution = self(observation)
         return self.layout.to_action(distribution.mode if deterministic else distribution.sample())
 
 
-class FactoredCritic(BaseModel):
+class FactoredCritic(DevicePreprocessing):
     """Observations and one-hot actions to the values of an ensemble."""
 
     features_extractor: BaseFeaturesExtractor
@@ -98,7 +106,7 @@ class FactoredCritic(BaseModel):
         return values
 
 
-class FactoredPolicy(BasePolicy):
+class FactoredPolicy(MaskedPrediction):
     """Actor, critic and target critic over a discrete action space.
 
     Args:
@@ -216,9 +224,7 @@ class FactoredPolicy(BasePolicy):
         self.actor = self.make_actor()
         shared = self.settings["share_features_extractor"]
         self.critic = self.make_critic(self.actor.features_extractor if shared else None)
-        self.critic_target = self.make_critic(None)
-        self.critic_target.load_state_dict(self.critic.state_dict())
-        self.critic_target.set_training_mode(False)
+        self._build_target()
         critic_parameters = [
             parameter
             for name, parameter in self.critic.named_parameters()
@@ -234,6 +240,11 @@ class FactoredPolicy(BasePolicy):
                 **self.optimizer_kwargs,
             )
 
+    def _build_target(self) -> None:
+        self.critic_target = self.make_critic(None)
+        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic_target.set_training_mode(False)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         return {**data, **self.settings, "lr_schedule": self._dummy_schedule}
@@ -242,8 +253,14 @@ class FactoredPolicy(BasePolicy):
         """Return a batch of actions."""
         return self._predict(obs, deterministic)
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.actor._predict(observation, deterministic)
+    def distribution(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
+        """Return the distribution over actions; `mask` `[B, K, N]`, True where allowed."""
+        distribution: FactoredCategorical = self.actor(obs, mask)
+        return distribution
+
+    def act(self, obs: PyTorchObs, mask: Tensor | None = None) -> Tensor:
+        """Return sampled categories `[B, K]`."""
+        return self.distribution(obs, mask).sample()
 
     def set_training_mode(self, mode: bool) -> None:
         """Set actor and critic to training or evaluation mode; the target stays in evaluation."""
