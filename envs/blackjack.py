@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_gumbel.envs.base import State, TorchEnv
+from rl_gumbel.envs.board import Board
 
 STICK, HIT = 0, 1
 MAX_HAND = 22
@@ -97,6 +100,36 @@ class Blackjack(TorchEnv):
         """Return the player's sum, the dealer's open card and the usable ace, `[B, 3]` int64."""
         total, is_soft = _value(state["player"])
         return torch.stack([total, state["dealer"][:, 0], is_soft.long()], -1)
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the table: the dealer's open card and covered one, the player's hand and sum."""
+        board = Board(6, 6, "#1f6f43")
+        table = (0, 0)
+        board.write(table, (0.4, 0.4), "Dealer", 0.4, "white", anchor="lm")
+        dealer, player = state["dealer"][0], state["player"][0]
+        _draw_card(board, 0.4, 0.75, int(dealer[0]))
+        _draw_card(board, 1.8, 0.75, None)
+        total, is_soft = _value(state["player"])
+        words = f"Player: {int(total)}{' (soft)' if bool(is_soft) else ''}"
+        board.write(table, (0.4, 3.3), words, 0.4, "white", anchor="lm")
+        hand = [int(card) for card in player if card > 0]
+        apart = min(1.4, 4.0 / (len(hand) - 1))
+        for position, card in enumerate(hand):
+            _draw_card(board, 0.4 + position * apart, 3.65, card)
+        return board.picture()
+
+
+def _draw_card(board: Board, x: float, y: float, card: int | None) -> None:
+    """Draw a card with this top left corner, face down if it is None."""
+    table = (0, 0)
+    color = "#28518f" if card is None else "white"
+    board.box(table, (x, y), (x + 1.2, y + 1.8), color, radius=0.12, edge="#222222")
+    if card is None:
+        board.box(table, (x + 0.15, y + 0.15), (x + 1.05, y + 1.65), "#3f6fb5", radius=0.08)
+    else:
+        name = "A" if card == 1 else str(card)
+        board.write(table, (x + 0.22, y + 0.25), name, 0.3, "#222222")
+        board.write(table, (x + 0.6, y + 1.0), name, 0.75, "#c1272d" if card == 1 else "#222222")
 
 
 def _value(hand: Tensor) -> tuple[Tensor, Tensor]:

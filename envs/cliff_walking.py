@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from rl_gumbel.envs.base import State
+from rl_gumbel.envs.board import Board
 from rl_gumbel.envs.tabular import Outcome, Table, TabularEnv
 
 ROWS, COLUMNS = 4, 12
@@ -52,3 +56,34 @@ class CliffWalking(TabularEnv):
 
         start = torch.arange(ROWS * COLUMNS) == START
         super().__init__(num_envs, Table.build(outcomes, start, 4), max_episode_steps, **kwargs)
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the cliff along the bottom, S at the start, a flag at the goal, the walker."""
+        board = Board(ROWS, COLUMNS, "#7a9e4b")
+        for cell in range(ROWS * COLUMNS):
+            tile = divmod(cell, COLUMNS)
+            if cell in CLIFF:
+                board.box(tile, (0.0, 0.0), (1.0, 1.0), "#3b2b20")
+                grass = [
+                    (0, 0),
+                    (1, 0),
+                    (1, 0.12),
+                    (0.8, 0.26),
+                    (0.55, 0.12),
+                    (0.3, 0.3),
+                    (0, 0.12),
+                ]
+                board.polygon(tile, grass, "#7a9e4b")
+                board.polygon(tile, [(0.2, 1), (0.35, 0.6), (0.5, 1)], "#5e4634")
+                board.polygon(tile, [(0.6, 1), (0.75, 0.72), (0.9, 1)], "#5e4634")
+            else:
+                board.box(tile, (0.02, 0.02), (0.98, 0.98), "#9cc069", radius=0.08)
+        board.write(divmod(START, COLUMNS), (0.5, 0.5), "S", 0.5, "#66883a")
+        board.flag(divmod(GOAL, COLUMNS), "#d62839")
+        walker = divmod(int(state["state"]), COLUMNS)
+        for x in (0.36, 0.54):
+            board.box(walker, (x, 0.68), (x + 0.1, 0.92), "#33415c", radius=0.03)
+        board.box(walker, (0.3, 0.38), (0.7, 0.74), "#e07a1f", radius=0.1)
+        board.disc(walker, (0.5, 0.26), 0.16, "#f2c9a1")
+        board.box(walker, (0.3, 0.08), (0.7, 0.18), "#33415c", radius=0.05)
+        return board.picture()

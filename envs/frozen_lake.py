@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from rl_gumbel.envs.base import State
+from rl_gumbel.envs.board import Board
 from rl_gumbel.envs.tabular import Outcome, Table, TabularEnv
 
 MAPS = {
@@ -92,6 +96,32 @@ class FrozenLake(TabularEnv):
 
         start = torch.tensor([letter == "S" for row in tiles for letter in row])
         super().__init__(num_envs, Table.build(outcomes, start, 4), max_episode_steps, **kwargs)
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the lake: holes, a flag at the goal, S at the start, and the elf."""
+        columns = len(self.tiles[0])
+        pixels = max(16, min(64, 512 // max(len(self.tiles), columns)))
+        board = Board(len(self.tiles), columns, "#b9d3e6", pixels)
+        for row, letters in enumerate(self.tiles):
+            for column, letter in enumerate(letters):
+                tile = (row, column)
+                board.box(tile, (0.02, 0.02), (0.98, 0.98), "#e3f1fb", radius=0.08)
+                board.polygon(tile, [(0.15, 0.4), (0.35, 0.15), (0.4, 0.15), (0.2, 0.4)], "white")
+                if letter == "H":
+                    board.disc(tile, (0.5, 0.52), (0.42, 0.36), "#9fc0d8")
+                    board.disc(tile, (0.5, 0.55), (0.36, 0.29), "#17375e")
+                elif letter == "G":
+                    board.flag(tile, "#d62839")
+                elif letter == "S":
+                    board.write(tile, (0.5, 0.5), "S", 0.5, "#7fa3bf")
+        elf = divmod(int(state["state"]), columns)
+        board.polygon(elf, [(0.5, 0.40), (0.74, 0.88), (0.26, 0.88)], "#2a8c4a")
+        board.disc(elf, (0.5, 0.44), 0.16, "#f2c9a1")
+        board.polygon(elf, [(0.31, 0.38), (0.69, 0.38), (0.56, 0.08)], "#c1272d")
+        board.disc(elf, (0.56, 0.10), 0.05, "white", edge="#c1272d")
+        for x in (0.44, 0.56):
+            board.disc(elf, (x, 0.45), 0.025, "black")
+        return board.picture()
 
 
 def _read_map(desc: Sequence[str] | None, map_name: str) -> list[list[str]]:

@@ -1,15 +1,21 @@
 """Taxi-v4: fetch a passenger at one of four stands and drive them to another."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from rl_gumbel.envs.base import State
+from rl_gumbel.envs.board import Board
 from rl_gumbel.envs.tabular import Outcome, Table, TabularEnv
 
 SIZE = 5
 STANDS = ((0, 0), (0, 4), (4, 0), (4, 3))
 """Row and column of the stands: red, green, yellow, blue."""
+COLORS = ("#ff8a80", "#8fd694", "#fff176", "#82b1ff")
 ABOARD = 4
 """Where the passenger is, if at none of the stands."""
 WALLS = {(0, 1), (1, 1), (3, 0), (4, 0), (3, 2), (4, 2)}
@@ -101,6 +107,36 @@ class Taxi(TabularEnv):
             legal=torch.tensor([_legal(*values) for values in seen]).repeat(copies, 1),
         )
         super().__init__(num_envs, table, max_episode_steps, **kwargs)
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the town: stands, walls, the destination in violet, taxi and passenger."""
+        row, column, passenger, destination = decode(int(state["state"]) % NUM_OBSERVATIONS)
+        board = Board(SIZE, SIZE, "#2e3440", margin=0.15)
+        for square in product(range(SIZE), range(SIZE)):
+            board.box(square, (0.0, 0.0), (1.0, 1.0), "#c9ccd1")
+            board.box(square, (0.01, 0.01), (0.99, 0.99), "#e9ebee")
+        for place, stand in enumerate(STANDS):
+            color = "#7b2cbf" if place == destination else COLORS[place]
+            board.box(stand, (0.02, 0.02), (0.98, 0.98), color, radius=0.08)
+            board.box(stand, (0.08, 0.08), (0.92, 0.92), COLORS[place], radius=0.05)
+            board.write(stand, (0.22, 0.24), "RGYB"[place], 0.26, "#2e3440")
+        for square in WALLS:
+            board.box(square, (0.95, -0.03), (1.05, 1.03), "#2e3440")
+        board.flag(STANDS[destination], "#7b2cbf")
+        taxi = (row, column)
+        board.box(taxi, (0.25, 0.34), (0.75, 0.60), "#f5b700", radius=0.1, edge="#4a3800")
+        board.box(taxi, (0.10, 0.50), (0.90, 0.78), "#f5b700", radius=0.08, edge="#4a3800")
+        board.box(taxi, (0.31, 0.40), (0.48, 0.53), "#dff1ff")
+        board.box(taxi, (0.52, 0.40), (0.69, 0.53), "#dff1ff")
+        for x in (0.28, 0.72):
+            board.disc(taxi, (x, 0.78), 0.1, "#222222")
+            board.disc(taxi, (x, 0.78), 0.04, "#bbbbbb")
+        if passenger == ABOARD:
+            board.disc(taxi, (0.395, 0.47), 0.07, "#a83232")
+        else:
+            board.box(STANDS[passenger], (0.64, 0.42), (0.88, 0.84), "#a83232", radius=0.08)
+            board.disc(STANDS[passenger], (0.76, 0.30), 0.12, "#f2c9a1", edge="#4a3800")
+        return board.picture()
 
 
 def encode(row: int, column: int, passenger: int, destination: int) -> int:

@@ -154,3 +154,19 @@ def test_blackjack_needs_no_value_of_a_tensor():
 def test_a_bonus_that_the_book_does_not_have_is_refused():
     with pytest.raises(ValueError, match="natural=True of Blackjack has no use with sab=True"):
         Blackjack(1, natural=True, sab=True)
+
+
+def test_pictures_show_the_hands_but_not_the_covered_card():
+    def frame(dealer: list[int], player: list[int]) -> np.ndarray:
+        hand = [0] * (MAX_HAND - len(player)) + player
+        return Blackjack(1).frame(
+            {"dealer": torch.tensor([dealer]), "player": torch.tensor([hand])}
+        )
+
+    shown = frame([1, 10], [1, 6])
+    assert (shown.shape, shown.dtype) == ((384, 384, 3), np.uint8)
+    np.testing.assert_array_equal(frame([1, 3], [1, 6]), shown)
+    assert (frame([10, 10], [1, 6]) != shown).any()
+    assert (frame([1, 10], [1, 7]) != shown).any()
+    assert (frame([1, 10], [1, 6, 10]) != shown).any()
+    assert frame([1, 10], [1] * MAX_HAND).shape == shown.shape

@@ -430,3 +430,37 @@ def test_exact_returns_are_the_mean_of_sampled_ones(env):
 def test_what_cannot_be_meant_is_refused_by_name(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "shape", "states"),
+    [
+        (FrozenLake(3), (256, 256, 3), [0, 1, 5, 15]),
+        (FrozenLake(3, map_name="8x8"), (512, 512, 3), [0, 9, 63]),
+        (FrozenLake(3, desc=["S" + "F" * 39, "F" * 39 + "G"]), (32, 640, 3), [0, 79]),
+        (CliffWalking(3), (256, 768, 3), [36, 24, 47]),
+        (Taxi(3), (339, 339, 3), [encode(0, 0, 0, 1), encode(0, 0, 4, 1), encode(0, 0, 4, 2)]),
+        (Taxi(3, fickle_passenger=True), (339, 339, 3), [0, 501]),
+    ],
+)
+def test_pictures_show_the_state(env, shape, states):
+    frames = [env.frame({"state": torch.tensor([state])}) for state in states]
+    assert {(frame.shape, frame.dtype) for frame in frames} == {(shape, np.dtype(np.uint8))}
+    assert len({frame.tobytes() for frame in frames}) == len(states)
+    env.reset(seed=0)
+    env.state["state"][1] = states[1]
+    np.testing.assert_array_equal(env.render(1), frames[1])
+
+
+def test_the_picture_shows_the_elf_in_its_tile():
+    """Two states differ in the two tiles of the elf and nowhere else."""
+    env = FrozenLake(1)
+    before, after = (env.frame({"state": torch.tensor([state])}) for state in (1, 14))
+    rows, columns = np.nonzero((before != after).any(-1))
+    assert {(row // 64, column // 64) for row, column in zip(rows, columns, strict=True)} == {
+        (0, 1),
+        (3, 2),
+    }
