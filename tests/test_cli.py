@@ -19,6 +19,7 @@ from gymnasium import spaces
 from rl_gumbel import __version__
 from rl_gumbel.cli import main
 from rl_gumbel.cli.environments import MAX_EPISODE_STEPS
+from rl_gumbel.config import ALGOS, list_settings
 
 QUICK = [
     "--total-timesteps=60",
@@ -126,13 +127,33 @@ def test_version(call):
 
 
 def test_help_of_train_shows_every_setting_in_groups(call):
-    from rl_gumbel.config import list_settings
-
     _, out, _ = call("train", "--help")
-    for setting in list_settings():
-        assert "--" + ".".join(setting.place).replace("_", "-") in out
+    assert find_options(out) - {"--env-kwargs."} == options_of("sac")
     for group in ("command:", "run:", "algorithm:", "networks:", "--env-kwargs.NAME"):
         assert group in out
+
+
+def find_options(text):
+    """Settings that a text of help names."""
+    own = {"--help", "--config", "--run-dir", "--no-progress"}
+    return set(re.findall(r"^ +(?:-h, )?(--[a-z0-9.-]+)", text, re.MULTILINE)) - own
+
+
+def options_of(algo):
+    return {"--" + ".".join(s.place).replace("_", "-") for s in list_settings(algo)}
+
+
+@pytest.mark.parametrize(
+    "words", [["--algo", "ppo", "--help"], ["--help", "--seed=1", "--algo=ppo"]]
+)
+def test_help_of_train_shows_the_settings_of_the_algorithm_named(call, words):
+    _, out, _ = call("train", *words)
+    assert find_options(out) - {"--env-kwargs."} == options_of("ppo")
+    assert "arguments of ppo" in out
+
+
+def test_help_of_train_names_the_other_algorithms(call):
+    assert "Options of ppo: --algo ppo --help" in call("train", "--help")[1]
 
 
 LIGHT = """
@@ -176,6 +197,7 @@ def test_tab_completion_knows_the_options(call, shell):
     code, out, _ = call("--print-completion", shell)
     assert code == 0
     assert "--algorithm.learning-rate" in out
+    assert "--algorithm.clip-range" in out  # of every algorithm
     assert "straight_through_gumbel reinmax" in out.replace("'", "")
 
 
@@ -268,6 +290,34 @@ def test_the_resolved_configuration_repeats_the_run(run_dir, call):
     for name in ("config.yaml", "evaluations.csv"):
         assert Path("again", name).read_text() == (run_dir / name).read_text()
     one, two = (path / "models/last/model.safetensors" for path in (run_dir, Path("again")))
+    assert one.read_bytes() == two.read_bytes()
+
+
+QUICK_PPO = [
+    "--algo=ppo",
+    "--num-envs=4",
+    "--total-timesteps=200",
+    "--eval-freq=100",
+    "--eval-episodes=2",
+    "--algorithm.n-steps=10",
+    "--policy-kwargs.net-arch={pi: [4], vf: [8]}",
+]
+
+
+def test_another_algorithm_trains_and_is_evaluated(call):
+    code, out, _ = call("train", *QUICK_PPO, "--run-dir", "run")
+    assert code == 0
+    assert "training ppo on CartPole-v1" in out
+    assert [row["timesteps"] for row in read_csv("run/evaluations.csv")] == ["100", "200"]
+    assert read_csv("run/progress.csv")[-1]["train/approx_kl"] != ""
+    code, out, _ = call("evaluate", "run", "--episodes", 2, "--json")
+    assert (code, json.loads(out)["episodes"]) == (0, 2)
+
+
+def test_the_resolved_configuration_repeats_a_run_of_another_algorithm(call):
+    for name, words in (("one", QUICK_PPO), ("two", ["--config", "one/config.yaml"])):
+        assert call("train", *words, "--run-dir", name)[0] == 0
+    one, two = (Path(run, "models/last/model.safetensors") for run in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -444,7 +494,7 @@ def test_a_damaged_run_is_told_in_a_line(run_dir, call, break_run, message):
 
 
 def test_lists_are_plain_when_piped(call):
-    assert call("list", "algos")[1].startswith("sac\t")
+    assert [row.split("\t")[0] for row in call("list", "algos")[1].splitlines()] == list(ALGOS)
     assert "reinmax\t>= 1\t\n" in call("list", "estimators")[1]
     assert "sac\tCartPole-v1\t" in call("list", "configs")[1]
 
@@ -474,7 +524,17 @@ MISTAKES = [
     (["train", "--seed", "[1"], "--seed: not a YAML value: '[1'"),
     (["train", "--algorithm.gamma", "true"], "--algorithm.gamma: must be a number, got true"),
     (["train", "--algorithm.tau", "2"], "--algorithm.tau: must be at most 1, got 2"),
-    (["train", "--algo", "sca"], '--algo: must be one of sac, got "sca"; did you mean sac?'),
+    (["train", "--algo", "sca"], '--algo: must be one of sac, ppo, got "sca"; did you mean sac?'),
+    (["train", "--algorithm.clip-range", "0.1"], "--algorithm.clip-range: not a setting of sac "
+     "but of ppo"),
+    (["train", "--algo", "ppo", "--algorithm.batch-size=8", "--algorithm.num-minibatches=2"],
+     "--algorithm.num-minibatches: would be ignored: batch_size is given"),
+    (["train", "--algo", "ppo", "--config", "sac.yaml"], '--algo: ppo cannot use the settings of '
+     '"sac" (sac.yaml:2)'),
+    (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, ppo, got "pop"; did you '
+     "mean ppo?"),
+    (["train", "--algo", "ppo", "--algorithm.n-steps", "1"], "ppo on CartPole-v1: n_steps 1 of 1 "
+     "environments make minibatches of 0 samples; they need at least 2"),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot read the configuration: No such file"),
     (["train", "--env", "CartPol-v1"], "unknown environment CartPol-v1; did you mean CartPole-v1?"),
@@ -531,6 +591,7 @@ MISTAKES = [
 def test_a_mistake_costs_a_line_and_leaves_nothing(call, tmp_path, words, message):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
+    (tmp_path / "sac.yaml").write_text("seed: 1\nalgo: sac\n")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = call(*words)
     assert (code, out) == (2, "")

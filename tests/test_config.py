@@ -20,6 +20,7 @@ from rl_gumbel.config import (
     read_value,
 )
 from rl_gumbel.config.estimator import Estimator
+from rl_gumbel.config.ppo import PPOConfig, PPOPolicySettings, PPOSettings
 from rl_gumbel.config.sac import SACConfig, SACPolicySettings, SACSettings
 
 
@@ -94,6 +95,21 @@ def test_arguments_of_the_environment_are_merged(load):
     assert config.env_kwargs == {"a": 1, "b": 3}
 
 
+def test_algo_chooses_the_settings(load):
+    config = load("algo: ppo\nalgorithm: {clip_range: 0.1}\n")
+    assert config == PPOConfig(algorithm=PPOSettings(clip_range=0.1))
+
+
+def test_a_file_without_algo_takes_that_of_the_command_line(load):
+    assert load("seed: 1\n", {("algo",): "ppo"}) == PPOConfig(seed=1)
+
+
+def test_the_command_line_wins_over_the_file_for_every_algorithm(load):
+    text = "algo: ppo\nalgorithm: {gamma: 0.5, n_epochs: 2}\n"
+    settings = load(text, {("algorithm", "gamma"): 0.9}).algorithm
+    assert (settings.gamma, settings.n_epochs) == (0.9, 2)
+
+
 def test_a_config_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         SACConfig().seed = 3
@@ -114,6 +130,33 @@ def test_a_config_cannot_be_changed():
             "my.yaml:1: learning_rate: unknown key; did you mean algorithm.learning_rate?",
         ),
         ("zzzzzzz: 1\n", "my.yaml:1: zzzzzzz: unknown key"),
+        ("algo: pop\n", 'my.yaml:1: algo: must be one of sac, ppo, got "pop"; did you mean ppo?'),
+        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, ppo, got ["ppo"]'),
+        ("algo:\n", "my.yaml:1: algo: must be one of sac, ppo, got null"),
+        (
+            "algorithm:\n  clip_range: 0.1\n",
+            "my.yaml:2: algorithm.clip_range: not a setting of sac but of ppo",
+        ),
+        (
+            "policy_kwargs: {rank: 3}\nalgo: ppo\n",
+            "my.yaml:1: policy_kwargs.rank: not a setting of ppo but of sac",
+        ),
+        (
+            "algo: ppo\nalgorithm:\n  n_epoch: 3\n",
+            "my.yaml:3: algorithm.n_epoch: unknown key; did you mean n_epochs?",
+        ),
+        (
+            "algo: ppo\nn_epochs: 3\n",
+            "my.yaml:2: n_epochs: unknown key; did you mean algorithm.n_epochs?",
+        ),
+        (
+            "algo: ppo\npolicy_kwargs:\n  net_arch: {pi: [8], qf: [8]}\n",
+            "my.yaml:3: policy_kwargs.net_arch.qf: unknown key",
+        ),
+        (
+            "algo: ppo\nalgorithm: {clip_range: wide}\n",
+            'my.yaml:2: algorithm.clip_range: must be a number or a mapping, got "wide"',
+        ),
         ("seed: true\n", "my.yaml:1: seed: must be an integer, got true"),
         ("seed: 1.5\n", "my.yaml:1: seed: must be an integer, got 1.5"),
         ("seed: 1e4\n", "my.yaml:1: seed: must be an integer, got 10000.0 (write 10000)"),
@@ -201,6 +244,13 @@ def test_a_mistake_on_the_command_line_names_the_option(load):
     assert str(caught.value) == "--algorithm.learning-rate: must be greater than 0, got -1"
 
 
+def test_another_algo_than_that_of_the_file_is_refused(load):
+    """Its sections hold the settings of the algorithm that it names."""
+    with pytest.raises(ConfigError) as caught:
+        load("seed: 1\nalgo: sac\n", {("algo",): "ppo"})
+    assert str(caught.value) == '--algo: ppo cannot use the settings of "sac" (my.yaml:2)'
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none.yaml: cannot read .*: No such file"):
         load_config(tmp_path / "none.yaml")
@@ -217,6 +267,7 @@ IGNORED = [
     ("algorithm: {actor_gradient: exact, cosine_interval: 10}", "cosine_interval"),
     ("algorithm: {estimator_kwargs: {gap: 1}}", "gap"),
     ("policy_kwargs: {rank: 3}", "rank"),
+    ("{algo: ppo, algorithm: {batch_size: 64, num_minibatches: 4}}", "num_minibatches"),
 ]
 
 
@@ -234,6 +285,12 @@ def test_an_override_drops_what_it_makes_meaningless(load):
     )
     settings = load(text, {("algorithm", "actor_gradient"): "exact"}).algorithm
     assert settings == SACSettings(actor_gradient="exact")
+
+
+def test_a_batch_size_drops_the_number_of_minibatches(load):
+    text = "{algo: ppo, algorithm: {num_minibatches: 8}}"
+    config = load(text, {("algorithm", "batch_size"): 64})
+    assert config.algorithm == PPOSettings(batch_size=64)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +332,9 @@ def test_an_override_without_effect_is_refused_all_the_same(load):
         "algorithm: {estimator: gumbel_rao, estimator_kwargs: {num_samples: 3}}",
         "algorithm: {learning_rate: {schedule: cosine, start: 1e-3, end: 1e-5}}",
         "policy_kwargs: {net_arch: {pi: [8], qf: [16, 16]}}",
+        "algo: ppo",
+        "algo: ppo\nalgorithm: {batch_size: 64, clip_range_vf: 1}",
+        "algo: ppo\npolicy_kwargs: {net_arch: {pi: [8], vf: [16, 16]}}",
         "env: FrozenLake-v1\nenv_kwargs: {is_slippery: false, desc: [SF, HG], map_name: null}",
     ],
 )
@@ -284,8 +344,9 @@ def test_the_resolved_configuration_is_a_configuration(load, text):
 
 
 def test_the_resolved_configuration_names_every_setting_that_has_effect():
-    written = set(read_value(dump_config(SACConfig()))["algorithm"])
-    assert written == set(SACSettings.model_fields)
+    for config in (config() for config in ALGOS.values()):
+        written = set(read_value(dump_config(config))["algorithm"])
+        assert written == set(type(config.algorithm).model_fields)
 
 
 # --- beside the code ------------------------------------------------------------------------------
@@ -356,6 +417,19 @@ def test_network_defaults_are_those_of_the_policy():
     assert parameters["activation_fn"].default is activation
     # None there, filled in by FactoredPolicy.settings.
     assert SACPolicySettings().net_arch == [256, 256]
+
+
+def test_network_defaults_of_ppo_are_those_of_stable_baselines3():
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    from rl_gumbel.cli.build import ACTIVATIONS
+
+    parameters = inspect.signature(ActorCriticPolicy.__init__).parameters
+    ours = PPOPolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
+    assert ours == {name: parameters[name].default for name in ours}
+    assert ACTIVATIONS[PPOPolicySettings().activation_fn] is parameters["activation_fn"].default
+    # None there, filled in by its constructor.
+    assert PPOPolicySettings().net_arch == [64, 64]
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "rl_gumbel/CartPole-v1", "package:CartPole-v1"])

@@ -47,19 +47,37 @@ def repeated(section):
     return found
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "ppo"])
 def test_tuned_settings_train_an_estimator(path):
     """The exact gradient is a baseline; what we ship must be the idea of the project."""
     assert load_config(path).algorithm.actor_gradient == "estimator"
 
 
+def build(config):
+    policy = policy_name(check_env(config).observation_space)
+    env = make_vec(config)
+    return make_model(config, env, policy, "cpu"), env
+
+
+@pytest.mark.parametrize("num_envs", [1, 7])
+def test_tuned_settings_build_for_any_number_of_environments(path, num_envs):
+    _, env = build(load_config(path, {("num_envs",): num_envs}))
+    env.close()
+
+
+QUICK = {
+    "sac": {"learning_starts": 10, "buffer_size": 100, "train_freq": 1},
+    "ppo": {"n_steps": 6, "num_minibatches": 2, "n_epochs": 1, "batch_size": None},
+}
+"""Settings under which few steps suffice for an update."""
+
+
 def test_tuned_settings_build_and_train(path, tmp_path):
-    quick = {"learning_starts": 10, "buffer_size": 100, "train_freq": 1}
+    quick = QUICK[path.parent.name]
     overrides = {("algorithm", name): value for name, value in quick.items()}
     config = load_config(path, overrides)
     before = dump_config(config)
-    policy = policy_name(check_env(config).observation_space)
-    env = make_vec(config)
-    model = make_model(config, env, policy, "cpu")
+    model, env = build(config)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(12 * config.num_envs)
     env.close()

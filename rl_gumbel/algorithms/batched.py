@@ -7,7 +7,6 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -41,9 +40,9 @@ class BatchedAlgorithm(BaseAlgorithm):
         before = self._last_obs
         total, callback = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
         assert self.env is not None and self._last_obs is not None
-        self.batched = as_batched(self.env, self.device)
         if self._obs is None or self._last_obs is not before:  # SB3 has reset the environments
-            self._obs = obs_as_tensor(self._last_obs, self.device)
+            self.batched = as_batched(self.env, self.device)
+            self._obs = self.batched.reset()  # again: an adapter counts from its own reset
         return total, callback
 
     def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> None:

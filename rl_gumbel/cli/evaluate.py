@@ -53,11 +53,11 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> Evaluation:
     """Return the result of the episodes that `args` asks for."""
     device = find_device(args.device)
     torch.set_num_threads(config.threads)
+    settings = {"seed": args.seed}
+    if hasattr(config.algorithm, "buffer_size"):
+        settings["buffer_size"] = 1  # not used here; a full one could be gigabytes of images
     try:
-        # The replay buffer is not used; a full one could be gigabytes of images.
-        model = load_model(
-            Path(args.run) / "models" / args.model, device=device, buffer_size=1, seed=args.seed
-        )
+        model = load_model(Path(args.run) / "models" / args.model, device=device, **settings)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
     env = make_evaluation_vec(
