@@ -8,6 +8,18 @@ from gymnasium import spaces
 
 ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {}),
+    "FrozenLake-v1": ("rl_gumbel.envs.frozen_lake:FrozenLake", {}),
+    "FrozenLake8x8-v1": (
+        "rl_gumbel.envs.frozen_lake:FrozenLake",
+        {"map_name": "8x8", "max_episode_steps": 200},
+    ),
+    "CliffWalking-v1": ("rl_gumbel.envs.cliff_walking:CliffWalking", {}),
+    "CliffWalkingSlippery-v1": (
+        "rl_gumbel.envs.cliff_walking:CliffWalking",
+        {"is_slippery": True},
+    ),
+    "Taxi-v4": ("rl_gumbel.envs.taxi:Taxi", {}),
+    "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),
 }
 """Id to the class of each batched torch environment and the keyword arguments it is made with."""
 
