@@ -17,9 +17,14 @@ import torch
 from gymnasium import spaces
 
 from rl_gumbel import __version__
-from rl_gumbel.cli import main
+from rl_gumbel.cli import main, make_config
+from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.environments import MAX_EPISODE_STEPS
+from rl_gumbel.cli.parser import parse
 from rl_gumbel.config import ALGOS, list_settings
+from rl_gumbel.envs import ENVS
+from rl_gumbel.envs.base import TorchEnv
+from rl_gumbel.vec_env import SB3VecEnv
 
 QUICK = [
     "--total-timesteps=60",
@@ -51,6 +56,23 @@ class Endless(gym.Env):
     def step(self, action):
         assert self.action_space.contains(action), action
         return self.observation_space.sample(), 1.0, False, False, {}
+
+
+class EndlessTorch(TorchEnv):
+    """Has no limit either, and steps as a batch."""
+
+    def __init__(self, num_envs, max_episode_steps=None, **kwargs):
+        space = spaces.Box(-1, 1, (2,))
+        super().__init__(num_envs, space, spaces.Discrete(2), max_episode_steps, **kwargs)
+
+    def initial(self):
+        return {"obs": self.uniform(2)}
+
+    def transition(self, state, action):
+        return state, torch.ones(self.num_envs), torch.zeros(self.num_envs, dtype=torch.bool)
+
+    def observe(self, state):
+        return state["obs"]
 
 
 class Broken(Endless):
@@ -153,7 +175,7 @@ def test_help_of_train_shows_the_settings_of_the_algorithm_named(call, words):
 
 
 def test_help_of_train_names_the_other_algorithms(call):
-    assert "Options of ppo: --algo ppo --help" in call("train", "--help")[1]
+    assert "Options of ppo: rl-gumbel train --algo ppo --help" in call("train", "--help")[1]
 
 
 LIGHT = """
@@ -304,14 +326,33 @@ QUICK_PPO = [
 ]
 
 
-def test_another_algorithm_trains_and_is_evaluated(call):
-    code, out, _ = call("train", *QUICK_PPO, "--run-dir", "run")
+@pytest.mark.parametrize("backend", ["torch", "gymnasium"])
+def test_another_algorithm_trains_and_is_evaluated_on_either_backend(call, backend):
+    code, out, _ = call("train", *QUICK_PPO, "--run-dir", "run", "--backend", backend)
     assert code == 0
-    assert "training ppo on CartPole-v1" in out
+    assert f"training ppo on CartPole-v1 ({backend} on cpu; settings: " in out
     assert [row["timesteps"] for row in read_csv("run/evaluations.csv")] == ["100", "200"]
     assert read_csv("run/progress.csv")[-1]["train/approx_kl"] != ""
     code, out, _ = call("evaluate", "run", "--episodes", 2, "--json")
     assert (code, json.loads(out)["episodes"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "backend"),
+    [
+        ([], "torch"),
+        (["--env", "rl_gumbel/CartPole-v1"], "torch"),
+        (["--backend", "gymnasium"], "gymnasium"),
+        (["--env-wrappers", "[gymnasium.wrappers.NormalizeObservation]"], "gymnasium"),
+        (["--env", "cli/Endless-v0"], "gymnasium"),
+    ],
+)
+def test_the_backend_is_torch_where_it_can_be(words, backend):
+    config = make_config(parse(["train", *QUICK_PPO, *words]))
+    assert choose_backend(config) == backend
+    for env in (make_training_vec(config, "cpu"), make_evaluation_vec(config, 2, 0, "cpu")):
+        assert isinstance(env, SB3VecEnv) == (backend == "torch")
+        env.close()
 
 
 def test_the_resolved_configuration_repeats_a_run_of_another_algorithm(call):
@@ -328,7 +369,8 @@ def test_the_default_directory_is_named_and_new_each_time(call):
                             "--env-kwargs.max-episode-steps", 5, "--seed", 7)  # fmt: skip
         assert code == 0
         paths.append(out.splitlines()[-1].removeprefix("run: "))
-        assert "sac on cli/Bits-v0 (cpu; settings: defaults; none are tuned)" in out
+        where = "gymnasium on cpu; settings: defaults; none are tuned"
+        assert f"sac on cli/Bits-v0 ({where})" in out
     assert len(set(paths)) == 2
     for path in paths:
         assert re.fullmatch(r"runs/cli-Bits-v0/sac/\d{8}-\d{6}-7(-2)?", path)
@@ -448,6 +490,21 @@ def test_episodes_without_a_limit_end(call, monkeypatch):
     assert json.loads(call(*words, "--max-episode-steps", 7)[1])["mean_ep_length"] == 7
 
 
+@pytest.mark.parametrize(("limit", "length"), [(None, 50), (70, 70)])
+def test_episodes_of_batched_environments_without_a_limit_end(monkeypatch, limit, length):
+    monkeypatch.setattr("rl_gumbel.cli.environments.MAX_EPISODE_STEPS", 50)
+    monkeypatch.setitem(ENVS, "Forever-v0", (f"{__name__}:EndlessTorch", {}))
+    config = make_config(parse(["train", "--algo=ppo", "--env=Forever-v0"]))
+    env = make_evaluation_vec(config, 2, 0, "cpu", max_episode_steps=limit)
+    assert env.batched.max_episode_steps == length
+
+
+def test_evaluation_does_not_lengthen_the_episodes_of_batched_environments():
+    config = make_config(parse(["train", "--algo=ppo"]))
+    env = make_evaluation_vec(config, 2, 0, "cpu", max_episode_steps=1000)
+    assert env.batched.max_episode_steps == 500
+
+
 def test_rendering_what_cannot_be_rendered_is_refused(call):
     words = ["--env", "cli/Bits-v0", "--env-kwargs.max-episode-steps", 5, "--run-dir", "run"]
     assert call("train", *QUICK, *words)[0] == 0
@@ -502,10 +559,14 @@ def test_lists_are_plain_when_piped(call):
 def test_environments_that_can_be_trained_are_listed(call):
     rows = [line.split("\t") for line in call("list", "envs")[1].splitlines()]
     actions = {row[0]: row[1] for row in rows}
-    tuned = {row[0]: row[2] for row in rows}
+    backends = {row[0]: row[2] for row in rows}
+    tuned = {row[0]: row[3] for row in rows}
     assert actions["Taxi-v4"] == "Discrete(6)"
     assert actions["cli/Factors-v0"] == "MultiDiscrete([2 3])"
-    assert tuned["CartPole-v1"] == "sac"
+    assert "sac" in tuned["CartPole-v1"].split()
+    assert (backends["CartPole-v1"], backends["cli/Bits-v0"]) == ("torch", "gymnasium")
+    assert len(rows) == len(actions)  # each once: not by the names that Gymnasium has for ours
+    assert "rl_gumbel/CartPole-v1" not in actions
     assert not actions.keys() & {"Pendulum-v1", "cli/Text-v0", "cli/Unfinished-v0", "Ant-v5"}
 
 
@@ -535,6 +596,18 @@ MISTAKES = [
      "mean ppo?"),
     (["train", "--algo", "ppo", "--algorithm.n-steps", "1"], "ppo on CartPole-v1: n_steps 1 of 1 "
      "environments make minibatches of 0 samples; they need at least 2"),
+    (["train", "--backend", "torch", "--env", "cli/Bits-v0"], "--backend torch: cli/Bits-v0 has no "
+     "torch version (see rl-gumbel list envs)"),
+    (["train", "--backend", "torch", "--env", "CartPol-v1"], "--backend torch: CartPol-v1 has no "
+     "torch version; did you mean CartPole-v1?"),
+    (["train", "--backend", "torch", "--env-wrappers", "[a.B]"], "--env-wrappers: are Gymnasium's, "
+     "and backend is torch"),
+    (["train", "--backend", "troch"], '--backend: must be auto, torch or gymnasium, got "troch"; '
+     "did you mean torch?"),
+    (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: is a "
+     "setting of the run, --num-envs"),
+    (["train", "--algo", "ppo", "--env-kwargs.max-steps", "3"], "CartPole-v1 has no argument "
+     "'max_steps'; did you mean max_episode_steps?"),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),
     (["train", "--config", "none.yaml"], "none.yaml: cannot read the configuration: No such file"),
     (["train", "--env", "CartPol-v1"], "unknown environment CartPol-v1; did you mean CartPole-v1?"),
@@ -598,6 +671,13 @@ def test_a_mistake_costs_a_line_and_leaves_nothing(call, tmp_path, words, messag
     assert err.startswith(f"rl-gumbel: {message}")
     assert err.count("\n") <= 2
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_continuous_task_is_refused_with_its_discrete_twin(call, monkeypatch):
+    monkeypatch.setitem(ENVS, "DiscretePendulum-v1", (f"{__name__}:EndlessTorch", {}))
+    code, _, err = call("train", "--algo", "ppo", "--env", "Pendulum-v1")
+    hint = "DiscretePendulum-v1 has the same task with discrete ones (--env DiscretePendulum-v1)\n"
+    assert (code, err.splitlines(keepends=True)[1:]) == (2, [hint])
 
 
 def test_a_missing_extra_is_named_with_its_pip_line(call, monkeypatch):

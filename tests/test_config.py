@@ -130,6 +130,10 @@ def test_a_config_cannot_be_changed():
             "my.yaml:1: learning_rate: unknown key; did you mean algorithm.learning_rate?",
         ),
         ("zzzzzzz: 1\n", "my.yaml:1: zzzzzzz: unknown key"),
+        (
+            "backend: torch\nenv_wrappers: [a.B]\n",
+            "my.yaml:2: env_wrappers: are Gymnasium's, and backend is torch",
+        ),
         ("algo: pop\n", 'my.yaml:1: algo: must be one of sac, ppo, got "pop"; did you mean ppo?'),
         ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, ppo, got ["ppo"]'),
         ("algo:\n", "my.yaml:1: algo: must be one of sac, ppo, got null"),

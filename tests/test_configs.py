@@ -3,8 +3,9 @@
 import pytest
 from stable_baselines3.common.logger import configure
 
+from rl_gumbel.cli.backends import make_training_vec
 from rl_gumbel.cli.build import make_model
-from rl_gumbel.cli.environments import check_env, make_vec, policy_name
+from rl_gumbel.cli.environments import policy_name
 from rl_gumbel.config import CONFIGS, dump_config, find_tuned, load_config
 
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
@@ -54,9 +55,8 @@ def test_tuned_settings_train_an_estimator(path):
 
 
 def build(config):
-    policy = policy_name(check_env(config).observation_space)
-    env = make_vec(config)
-    return make_model(config, env, policy, "cpu"), env
+    env = make_training_vec(config, "cpu")
+    return make_model(config, env, policy_name(env.observation_space), "cpu"), env
 
 
 @pytest.mark.parametrize("num_envs", [1, 7])

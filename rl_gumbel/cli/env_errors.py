@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 
 from rl_gumbel.config import find_nearest, suggest
+from rl_gumbel.envs import ENVS
 
 EXTRAS = {"box2d": ("box2d", "swig"), "minigrid": ("minigrid",)}
 """Our extras, and how the errors of a missing package name them."""
@@ -53,6 +54,7 @@ def suggest_env(env_id: str) -> str:
     newest: dict[str, str] = {}  # by name alone: a common version does not make ids similar
     for spec in sorted(gym.registry.values(), key=lambda spec: spec.version or 0):
         newest[VERSION.sub("", spec.id)] = spec.id
+    newest |= {VERSION.sub("", env_id): env_id for env_id in ENVS if env_id not in gym.registry}
     nearest = find_nearest(VERSION.sub("", name), newest)
     if nearest:
         return f"; did you mean {package}{colon}{newest[nearest]}?"

@@ -1,4 +1,4 @@
-"""Environments for training and evaluation, from the configuration."""
+"""Environments of Gymnasium for training and evaluation, from the configuration."""
 
 import warnings
 from importlib import import_module
@@ -10,11 +10,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
-import rl_gumbel.envs  # noqa: F401 (registers our ids)
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, suggest
+from rl_gumbel.envs import ENVS, registered_id
+from rl_gumbel.vec_env.names import find_torch_id
 from rl_gumbel.wrappers import FlattenActions
 
 MAX_EPISODE_STEPS = 10_000
@@ -37,7 +38,7 @@ def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any
         with warnings.catch_warnings():
             # Gymnasium warns of a render mode that is not there; the errors below say it.
             warnings.filterwarnings("ignore", message=".*render_mode")
-            env = gym.make(config.env, **kwargs)
+            env = gym.make(find_gymnasium_id(config.env), **kwargs)
     except Exception as error:
         if render_mode and "render_mode" in str(error):
             raise UserError(f"{config.env} cannot be rendered") from error
@@ -51,6 +52,13 @@ def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any
     for name in config.env_wrappers:
         env = wrap(env, name)
     return flatten_actions(env, config.env)
+
+
+def find_gymnasium_id(env_id: str) -> str:
+    """Return the id under which Gymnasium knows an environment: it knows ours by a prefix."""
+    torch_id = find_torch_id(env_id)
+    is_ours = torch_id is not None and env_id not in gym.registry
+    return registered_id(torch_id) if is_ours else env_id
 
 
 def wrap(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
@@ -82,20 +90,24 @@ def flatten_actions(env: gym.Env[Any, Any], env_id: str) -> gym.Env[Any, Any]:
         try:
             return FlattenActions(env)
         except TypeError:
-            raise UserError(f"{env_id}: {error}{_advice(env.action_space)}") from error
+            raise UserError(f"{env_id}: {error}{_advice(env_id, env.action_space)}") from error
 
 
-def _advice(space: spaces.Space[Any]) -> str:
+def _advice(env_id: str, space: spaces.Space[Any]) -> str:
     if not isinstance(space, spaces.Box):
         return ""
+    discrete = f"Discrete{env_id}"
+    if discrete in ENVS:
+        return f";\n{discrete} has the same task with discrete ones (--env {discrete})"
     return (
         ";\nfor continuous actions use SAC of stable-baselines3, or make them discrete by a wrapper"
         " (--env-wrappers)"
     )
 
 
-def make_vec(config: TrainConfig) -> VecEnv:
-    """Return the environments for training."""
+def make_training_vec(config: TrainConfig) -> VecEnv:
+    """Return the environments for training, whose spaces are supported."""
+    check_env(config)
     return make_vec_env(lambda: make_env(config), config.num_envs, config.seed)
 
 
@@ -129,7 +141,7 @@ def check_env(config: TrainConfig) -> gym.Env[Any, Any]:
         warnings.simplefilter("ignore")  # they come again when the environments are made
         env = make_env(config)
     env.close()
-    if env.spec is not None and env.spec.id != config.env.rpartition(":")[2]:
+    if env.spec is not None and env.spec.id != find_gymnasium_id(config.env).rpartition(":")[2]:
         # Gymnasium guesses the version of `CartPole`; the name of a run must not depend on it.
         raise UserError(f"environment {config.env} lacks its version; did you mean {env.spec.id}?")
     if policy_name(env.observation_space) is None:

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from rl_gumbel.callbacks import Evaluation, evaluate_model
 from rl_gumbel.checkpoint import load_model
+from rl_gumbel.cli.backends import make_evaluation_vec
 from rl_gumbel.cli.build import find_device
-from rl_gumbel.cli.environments import make_evaluation_vec
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.config import TrainConfig, load_config
@@ -64,6 +64,7 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> Evaluation:
         config,
         args.episodes,
         args.seed,
+        device,
         max_episode_steps=args.max_episode_steps,
         render_mode="human" if args.render else None,
     )

@@ -20,7 +20,7 @@ Row = tuple[str, ...]
 def show_list(what: str) -> int:
     """Print a table, plain lines with tabs where the output is not a terminal; return 0."""
     header, rows = {
-        "envs": (("environment", "actions", "tuned for"), list_envs),
+        "envs": (("environment", "actions", "backend", "tuned for"), list_envs),
         "algos": (("algorithm", "tuned environments"), list_algos),
         "estimators": (("estimator", "temperature", "options"), list_estimators),
         "configs": (("algorithm", "environment", "file"), list_configs),
@@ -65,15 +65,24 @@ def list_configs() -> Iterator[Row]:
 
 
 def list_envs() -> Iterator[Row]:
-    """Yield each registered environment that can be made here and can be trained on."""
+    """Yield each environment that can be made here and can be trained on: ours, then others."""
     import gymnasium as gym
 
     from rl_gumbel.cli.environments import check_env
+    from rl_gumbel.envs import ENVS, registered_id
+    from rl_gumbel.vec_env.names import make_torch_env
 
-    for env_id in sorted(gym.registry):
+    for env_id in sorted(ENVS):
+        space = make_torch_env(env_id, 1).action_space
+        yield env_id, str(space), "torch", find_algos(env_id)
+    for env_id in sorted(gym.registry.keys() - {*ENVS, *map(registered_id, ENVS)}):
         try:
             env = check_env(load_config(None, {("env",): env_id}))
         except Exception:  # needs a package that is missing, has other spaces, or is broken
             continue
-        algos = [algo for algo in ALGOS if find_tuned(algo, env_id)]
-        yield env_id, str(env.action_space), " ".join(algos)
+        yield env_id, str(env.action_space), "gymnasium", find_algos(env_id)
+
+
+def find_algos(env_id: str) -> str:
+    """Return the algorithms that are tuned for an environment."""
+    return " ".join(algo for algo in ALGOS if find_tuned(algo, env_id))

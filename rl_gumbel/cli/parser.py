@@ -197,7 +197,9 @@ def add_train(parser: argparse.ArgumentParser, algo: str, *, show_all: bool) -> 
     """
     parser.description = "Train an agent; without arguments, GumbelSAC on CartPole-v1."
     others = "".join(
-        f"Options of {other}: --algo {other} --help\n" for other in ALGOS if other != algo
+        f"Options of {other}: rl-gumbel train --algo {other} --help\n"
+        for other in ALGOS
+        if other != algo
     )
     parser.epilog = EPILOG + others
     parser.set_defaults(overrides={})
@@ -216,7 +218,7 @@ def add_train(parser: argparse.ArgumentParser, algo: str, *, show_all: bool) -> 
     }
     own = {setting.place: setting for setting in list_settings(algo)}
     every = {setting.place: setting for other in ALGOS for setting in list_settings(other)}
-    for place, setting in (every | own).items():
+    for place, setting in (own | every | own).items():
         group = groups[place[0] if len(place) > 1 else ""]
         add_setting(group, setting, is_shown=show_all or place in own)
     groups[""].add_argument(

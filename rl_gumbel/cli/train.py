@@ -11,13 +11,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.callbacks import EvaluationCallback
 from rl_gumbel.checkpoint import save_model
+from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.build import find_device, make_model
-from rl_gumbel.cli.environments import (
-    check_env,
-    make_evaluation_vec,
-    make_vec,
-    policy_name,
-)
+from rl_gumbel.cli.environments import policy_name
 from rl_gumbel.cli.errors import INTERRUPTED
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
@@ -36,17 +32,17 @@ def train(config: TrainConfig, args: argparse.Namespace) -> int:
         UserError: for an environment, a device or a directory that cannot be used.
     """
     check_run_dir(args.run_dir)
-    policy = str(policy_name(check_env(config).observation_space))
     device = find_device(config.device)
     if device == "cpu":
         torch.set_num_threads(config.threads)
-    env = make_vec(config)
-    model = make_model(config, env, policy, device)
+    env = make_training_vec(config, device)
+    model = make_model(config, env, str(policy_name(env.observation_space)), device)
     evaluation_seed = (config.seed + EVALUATION_SEED) % 2**32
-    evaluation_env = make_evaluation_vec(config, config.eval_episodes, evaluation_seed)
+    evaluation_env = make_evaluation_vec(config, config.eval_episodes, evaluation_seed, device)
     run_dir = make_run_dir(args.run_dir, config, device)
     settings = args.config or find_tuned(config.algo, config.env) or "defaults; none are tuned"
-    what = f"{config.algo} on {config.env} ({device}; settings: {settings})"
+    where = f"{choose_backend(config)} on {device}"
+    what = f"{config.algo} on {config.env} ({where}; settings: {settings})"
     print(f"training {what} in {run_dir}", flush=True)
     live = sys.stdout.isatty() and not args.no_progress
     try:

@@ -67,7 +67,7 @@ class PPOSettings(Section):
     normalize_rewards: bool = False
     """Divide rewards by the running deviation of the discounted return; logs stay raw."""
     compile: bool = False
-    """Compile rollout and update with torch.compile."""
+    """Compile the loss and its gradient with torch.compile."""
     stats_window_size: PositiveInt = 100
     """Episodes in the average of rollout/ep_rew_mean."""
 

@@ -105,6 +105,8 @@ class TrainConfig(Section):
     """Seed of networks, noise and environments."""
     num_envs: PositiveInt = 1
     """Environments stepped together."""
+    backend: Literal["auto", "torch", "gymnasium"] = "auto"
+    """What steps the environments; auto is torch where it can, without env_wrappers."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:i."""
     threads: PositiveInt = 1
@@ -116,11 +118,17 @@ class TrainConfig(Section):
     env_wrappers: list[str] = []
     """Wrappers around the environment, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
     env_kwargs: dict[str, Any] = {}
-    """Keyword arguments of gymnasium.make."""
+    """Keyword arguments of the environment."""
     algorithm: Section
     """Settings of the algorithm."""
     policy_kwargs: Section
     """Settings of its networks."""
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> "TrainConfig":
+        if self.backend == "torch" and self.env_wrappers:
+            raise refuse("env_wrappers", "are Gymnasium's, and backend is torch")
+        return self
 
     def ignored(self) -> Iterator[Ignored]:
         """Yield each setting without effect."""
