@@ -346,25 +346,6 @@ def test_adapter_asks_the_mask_method():
     assert torch.equal(step.final_action_mask[0], env.layout.valid)  # not known: all that exist
 
 
-@pytest.mark.parametrize("env_id", ["Taxi-v4", "masked"])
-def test_adapter_goes_on_where_another_has_reset(env_id):
-    """SB3 resets the environments itself when it starts to learn."""
-    if env_id == "masked":
-        vec_env = DummyVecEnv([lambda: Masked(spaces.MultiDiscrete([2, 3]))] * 2)
-    else:
-        vec_env = make_dummy(env_id)
-    vec_env.seed(3)
-    vec_env.reset()
-    env = as_batched(vec_env, "cpu")
-    masks = env.action_mask.clone()
-    assert env.masked
-    action = torch.zeros(vec_env.num_envs, env.layout.num_factors, dtype=torch.int64)
-    assert env.step(action).episode_length.tolist() == [1] * vec_env.num_envs
-    env.reset(3)
-    assert torch.equal(env.action_mask, masks)
-    assert not masks.all()
-
-
 def test_adapter_renders_what_it_was_made_to():
     env = as_batched(make_dummy("CartPole-v1", render_mode="rgb_array"), "cpu")
     env.reset()

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.vec_env.host import HostEnv, HostStep
 from rl_gumbel.vec_env.sb3 import SB3VecEnv
-from rl_gumbel.vec_env.transfer import Tree, to_torch
+from rl_gumbel.vec_env.transfer import Tree
 
 
 def as_batched(vec_env: VecEnv, device: torch.device | str) -> BatchedEnv:
@@ -39,7 +38,7 @@ class VecEnvAdapter(HostEnv):
     return and length are `Monitor`'s where its info has them, so that under `VecNormalize` they
     stay those of the raw rewards. Masks come from the environments' `action_masks` method, where
     those on last observations are not known and allow everything, else from `action_mask` in the
-    infos. Environments that have just been reset by somebody else need no other reset.
+    infos.
     """
 
     backend = "stable-baselines3"
@@ -55,27 +54,17 @@ class VecEnvAdapter(HostEnv):
         )
         self.render_mode = vec_env.render_mode
         self.has_mask_method = vec_env.has_attr("action_masks")
-        self._mask: Tensor | None = None
-        self.masked = self.has_mask_method or "action_mask" in vec_env.unwrapped.reset_infos[0]
-
-    @property
-    def action_mask(self) -> Tensor | None:
-        """`[B, K, N]` bool: what may be chosen now; None if everything always may."""
-        if self._mask is None and self.masked:  # somebody else has reset the environments
-            mask = to_torch(self._as_bool(self._reset_masks()), self.device)
-            self._mask = self.layout.unflatten(mask)
-        return self._mask
-
-    @action_mask.setter
-    def action_mask(self, mask: Tensor | None) -> None:
-        self._mask = mask
+        self.masked = self.has_mask_method
 
     def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
         """Return the first observations and masks; a seed is that of the first environment."""
         if seed is not None:
             self.vec_env.seed(seed)
         obs = self.vec_env.reset()
-        return obs, self._reset_masks()
+        infos = self.vec_env.unwrapped.reset_infos
+        if self.has_mask_method:
+            return obs, self._ask_masks()
+        return obs, _read_masks(infos) if "action_mask" in infos[0] else None
 
     def step_host(self, action: NDArray[Any]) -> HostStep:
         """Take one step; what ended is read from the infos."""
@@ -120,13 +109,6 @@ class VecEnvAdapter(HostEnv):
     def close(self) -> None:
         """Close the environments."""
         self.vec_env.close()
-
-    def _reset_masks(self) -> NDArray[Any] | None:
-        """Return the masks `[B, sum(sizes)]` after a reset."""
-        infos = self.vec_env.unwrapped.reset_infos
-        if self.has_mask_method:
-            return self._ask_masks()
-        return _read_masks(infos) if "action_mask" in infos[0] else None
 
     def _ask_masks(self) -> NDArray[np.bool_]:
         return np.stack(self.vec_env.env_method("action_masks")).astype(np.bool_)

@@ -69,7 +69,6 @@ class HostEnv(BatchedEnv):
         self.max_episode_steps = max_episode_steps
         self.truncation_interval = 1  # an environment may cut episodes itself, before its limit
         self.device = torch.device(device)
-        self._start_counting()
 
     @abstractmethod
     def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
@@ -82,7 +81,8 @@ class HostEnv(BatchedEnv):
     def reset(self, seed: int | None = None) -> Obs:
         """Start an episode in every environment and return the observations `[B, *O]`."""
         obs, mask = self.reset_host(seed)
-        self._start_counting()
+        self._return = np.zeros(self.num_envs)
+        self._length = np.zeros(self.num_envs, np.int64)
         moved = to_torch({"obs": obs, "mask": self._as_bool(mask)}, self.device)
         self.masked = mask is not None
         self.action_mask = self._unflatten(moved["mask"])
@@ -130,10 +130,6 @@ class HostEnv(BatchedEnv):
             episode_return=moved["return"],
             episode_length=moved["length"],
         )
-
-    def _start_counting(self) -> None:
-        self._return = np.zeros(self.num_envs)
-        self._length = np.zeros(self.num_envs, np.int64)
 
     def _as_bool(self, mask: NDArray[Any] | None) -> NDArray[np.bool_] | None:
         if mask is not None and mask.shape != (self.num_envs, self.layout.num_flat):
