@@ -48,8 +48,8 @@ def find_spec(env_id: str) -> EnvSpec:
     package, _, name = env_id.rpartition(":")
     if package:
         import_module(package)
-    known = {**gym.registry, **{ours: gym.registry[registered_id(ours)] for ours in ENVS}}
-    known |= gym.registry  # a bare id that Gymnasium has too is Gymnasium's
+    # A bare id that Gymnasium has too is Gymnasium's.
+    known = {ours: gym.registry[registered_id(ours)] for ours in ENVS} | gym.registry
     if name not in known:
         raise ValueError(f"unknown environment {env_id!r}{suggest(name, known)}")
     return known[name]
