@@ -17,8 +17,8 @@ NOTHING, LEFT, UP, RIGHT, DOWN, FIRE = range(6)
 PALETTE = (
     (255, 255, 255),  # channel 0, in every game a part of the player
     (230, 75, 60),
-    (245, 195, 65),
     (75, 165, 235),
+    (245, 195, 65),
     (100, 200, 110),
     (240, 140, 50),
     (170, 110, 220),
