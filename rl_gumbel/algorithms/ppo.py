@@ -198,6 +198,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         """Update the policy on the rollout, `n_epochs` times over."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        self._limits = self._clip_limits()
         samples = self.prepare()
         metrics = [{"train/explained_variance": explained_variance(*samples.numbers.T[[1, 3]])}]
         for _ in range(self.n_epochs):
@@ -211,9 +212,10 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         if self.policy.normalizer is not None:  # after the update, which needs the old statistics
             self.policy.normalizer.update(self.rollout.obs[1:])
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", self._clip_range())
+        progress = self._current_progress_remaining
+        self.logger.record("train/clip_range", self.clip_schedule(progress))
         if self.clip_schedule_vf is not None:
-            self.logger.record("train/clip_range_vf", self._clip_range_vf())
+            self.logger.record("train/clip_range_vf", self.clip_schedule_vf(progress))
         record(self.logger, metrics)
 
     @torch.no_grad()
@@ -252,7 +254,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
 
     def update(self, batch: Samples) -> dict[str, Tensor]:
         """Take one step on a minibatch; return what is logged."""
-        loss, metrics = self._loss(batch)
+        loss, metrics = self._loss(batch, *self._limits)
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.backward()
@@ -260,7 +262,9 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         optimizer.step()
         return metrics
 
-    def loss(self, batch: Samples) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, batch: Samples, clip_range: Tensor, clip_range_vf: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the scalar loss of a minibatch and what is logged of it."""
         old_log_prob, old_value, advantage, target = batch.numbers.unbind(-1)
         if self.normalize_advantage:
@@ -268,11 +272,9 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         distribution, value = self.policy.evaluate(batch.obs, batch.mask)
         log_ratio = distribution.log_prob(batch.index) - old_log_prob
         ratio = log_ratio.exp()
-        clip_range = self._clip_range()
         policy_loss = -clipped_surrogate(ratio, advantage, clip_range).mean()
-        if self.clip_schedule_vf is not None:
-            limit = self._clip_range_vf()
-            value = old_value + (value - old_value).clamp(-limit, limit)
+        if clip_range_vf is not None:
+            value = old_value + (value - old_value).clamp(-clip_range_vf, clip_range_vf)
         value_loss = (target - value).square().mean()
         entropy_loss = -distribution.entropy().mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
@@ -286,12 +288,16 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         }
         return loss, {name: metric.detach() for name, metric in metrics.items()}  # for the log
 
-    def _clip_range(self) -> float:
-        return self.clip_schedule(self._current_progress_remaining)
-
-    def _clip_range_vf(self) -> float:
-        assert self.clip_schedule_vf is not None
-        return self.clip_schedule_vf(self._current_progress_remaining)
+    def _clip_limits(self) -> tuple[Tensor, Tensor | None]:
+        """Return `clip_range` and `clip_range_vf` now, as tensors: a number would be compiled in."""
+        progress = self._current_progress_remaining
+        schedules = (self.clip_schedule, self.clip_schedule_vf)
+        limit, limit_vf = (
+            None if schedule is None else torch.full((), schedule(progress), device=self.device)
+            for schedule in schedules
+        )
+        assert limit is not None
+        return limit, limit_vf
 
     def learn(
         self,
@@ -308,7 +314,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_loss"]
+        built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_loss", "_limits"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
