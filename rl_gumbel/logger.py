@@ -8,6 +8,15 @@ from torch import Tensor
 
 TAGS: Mapping[str, str] = {
     "train/actor_loss": "minus the value that the actor climbs, entropy bonus included",
+    "train/approx_kl": "estimated divergence of the new policy from the one that acted, in nats",
+    "train/clip_fraction": "share of samples whose probability ratio left the clip range",
+    "train/clip_range": "clip range of the probability ratio",
+    "train/clip_range_vf": "clip range of the value",
+    "train/entropy_loss": "minus the policy's entropy in nats",
+    "train/explained_variance": "1 - Var(return - value) / Var(return) before the update",
+    "train/loss": "the whole loss of PPO, mean over the updates",
+    "train/policy_gradient_loss": "minus PPO's clipped objective",
+    "train/value_loss": "squared error of the values",
     "train/critic_loss": "half the squared TD error, summed over the ensemble",
     "train/ent_coef": "entropy coefficient",
     "train/ent_coef_loss": "loss of the learned entropy coefficient",

@@ -1,8 +1,10 @@
 """What SB3 algorithms on batched environments share: the environment, its episodes, the start."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
@@ -11,8 +13,29 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from rl_gumbel.envs.base import BatchedEnv
-from rl_gumbel.types import Obs
+from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
+
+
+class DeferredArray:
+    """A tensor as SB3's callbacks expect it, an array, read from the device only when looked at.
+
+    Args:
+        make: returns the tensor.
+    """
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self.make = make
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return the array."""
+        return np.asarray(self.make().cpu(), dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        return np.asarray(self)[key]
+
+    def __len__(self) -> int:
+        return len(np.asarray(self))
 
 
 class BatchedAlgorithm(BaseAlgorithm):
@@ -44,6 +67,18 @@ class BatchedAlgorithm(BaseAlgorithm):
             self.batched = as_batched(self.env, self.device)
             self._obs = self.batched.reset()  # again: an adapter counts from its own reset
         return total, callback
+
+    def _show_step(self, callback: BaseCallback, step: Step) -> bool:
+        """Count a step of every environment and show it to the callbacks; False ends training."""
+        self.num_timesteps += self.n_envs
+        callback.update_locals(
+            {
+                "self": self,
+                "dones": DeferredArray(lambda: step.ended),
+                "rewards": DeferredArray(lambda: step.reward),
+            }
+        )
+        return callback.on_step()
 
     def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> None:
         """Put the episodes that ended into SB3's buffer, the latest last; reads the device once.

@@ -14,14 +14,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     Nothing is compiled before the first call. On a GPU it is replayed as a CUDA graph.
     """
     mode = "reduce-overhead" if torch.cuda.is_available() else None
-    attempt = torch.compile(function, dynamic=False, mode=mode)
     state: dict[str, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if "chosen" not in state:
             try:
-                result = attempt(*args, **kwargs)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the compiler's own imports
+                    attempt = torch.compile(function, dynamic=False, mode=mode)
+                    result = attempt(*args, **kwargs)
                 state["chosen"] = attempt
                 return result
             except Exception as error:  # compilers fail in many ways, and none is worth a run

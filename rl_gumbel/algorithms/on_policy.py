@@ -42,10 +42,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         callback.on_rollout_start()
 
         def on_step(step: Step) -> bool:
-            self.num_timesteps += env.num_envs
-            # What SB3's callbacks read; as tensors, which only those that look at them wait for.
-            callback.update_locals({"self": self, "dones": step.ended, "rewards": step.reward})
-            return callback.on_step()
+            return self._show_step(callback, step)
 
         collected = collect(self.batched, self.policy.act, self._obs, n_rollout_steps, on_step)
         if collected is None:

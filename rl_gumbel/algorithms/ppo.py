@@ -289,7 +289,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         return loss, {name: metric.detach() for name, metric in metrics.items()}  # for the log
 
     def _clip_limits(self) -> tuple[Tensor, Tensor | None]:
-        """Return `clip_range` and `clip_range_vf` now, as tensors: a number would be compiled in."""
+        """Return both clip ranges now, as tensors: a number would be compiled in."""
         progress = self._current_progress_remaining
         schedules = (self.clip_schedule, self.clip_schedule_vf)
         limit, limit_vf = (

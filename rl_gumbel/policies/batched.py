@@ -40,7 +40,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
         ValueError: for normalisation of observations that are not vectors of numbers.
     """
 
-    normalizer: RunningMoments | None = None
+    normalizer: RunningMoments | None
 
     def __init__(
         self,
@@ -74,8 +74,9 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
             **kwargs,
         )
         self.normalize_observations = normalize_observations
-        if normalize_observations:
-            self.normalizer = RunningMoments(observation_space.shape)
+        self.normalizer = (
+            RunningMoments(observation_space.shape) if normalize_observations else None
+        )
         self.register_buffer("padding", self.layout.mask, persistent=False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
