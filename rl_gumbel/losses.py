@@ -111,8 +111,11 @@ def generalized_advantage(delta: Tensor, carry: Tensor) -> Tensor:
     return advantage
 
 
-def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: Tensor | float) -> Tensor:
-    """Return the `[B]` objective min(ratio A, clip(ratio) A) of PPO (arXiv 1707.06347, eq. 7)."""
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: Tensor) -> Tensor:
+    """Return the `[B]` objective min(ratio A, clip(ratio) A) of PPO (arXiv 1707.06347, eq. 7).
+
+    `clip_range` is a scalar tensor.
+    """
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
