@@ -19,6 +19,7 @@ from tiny_envs import Tiny, TinyDict
 from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
+from rl_gumbel.vec_env.transfer import pack, unpack
 
 NUM_ENVS = 4
 
@@ -47,6 +48,41 @@ class Ladder(TorchEnv):
 
     def frame(self, state):
         return np.full((2, 3, 3), int(state["rung"]), np.uint8)
+
+
+# --- transfers --------------------------------------------------------------------------------
+
+
+def test_packed_tensors_are_unpacked_as_they_were():
+    """What goes to and from a GPU as one copy; odd sizes would misalign what follows them."""
+    tensors = [
+        torch.tensor([True, False, True]),
+        torch.arange(5.0),
+        torch.arange(3),
+        torch.zeros(0, 4),
+        torch.arange(7, dtype=torch.uint8).flip(0),
+        torch.arange(6.0, dtype=torch.float64).view(2, 3).T,
+        torch.arange(9, dtype=torch.int8).view(3, 3)[:, 1],
+    ]
+    packed = pack(tensors)
+    assert len(packed) == sum(tensor.nbytes for tensor in tensors)
+    for before, after in zip(tensors, unpack(packed, tensors), strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_environments_on_the_gpu_give_numpy_the_same_numbers():
+    env, reference = SB3VecEnv(Ladder(NUM_ENVS, device="cuda")), Ladder(NUM_ENVS)
+    obs = env.reset()
+    reference.reset()
+    reference.state["rung"] = torch.from_numpy(obs)
+    obs, reward, ended, _ = env.step(np.ones(NUM_ENVS, np.int64))
+    step = reference.step(torch.ones(NUM_ENVS, dtype=torch.int64))
+    assert reward.tolist() == step.reward.tolist()
+    assert ended.tolist() == step.ended.tolist()
+    assert obs[~ended].tolist() == step.obs.numpy()[~ended].tolist()
 
 
 # --- SB3VecEnv --------------------------------------------------------------------------------
