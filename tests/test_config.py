@@ -134,9 +134,12 @@ def test_a_config_cannot_be_changed():
             "backend: torch\nenv_wrappers: [a.B]\n",
             "my.yaml:2: env_wrappers: are Gymnasium's, and backend is torch",
         ),
-        ("algo: pop\n", 'my.yaml:1: algo: must be one of sac, ppo, got "pop"; did you mean ppo?'),
-        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, ppo, got ["ppo"]'),
-        ("algo:\n", "my.yaml:1: algo: must be one of sac, ppo, got null"),
+        (
+            "algo: pop\n",
+            'my.yaml:1: algo: must be one of sac, reppo, ppo, got "pop"; did you mean ppo?',
+        ),
+        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, reppo, ppo, got ["ppo"]'),
+        ("algo:\n", "my.yaml:1: algo: must be one of sac, reppo, ppo, got null"),
         (
             "algorithm:\n  clip_range: 0.1\n",
             "my.yaml:2: algorithm.clip_range: not a setting of sac but of ppo",
@@ -336,6 +339,7 @@ def test_an_override_without_effect_is_refused_all_the_same(load):
         "algorithm: {estimator: gumbel_rao, estimator_kwargs: {num_samples: 3}}",
         "algorithm: {learning_rate: {schedule: cosine, start: 1e-3, end: 1e-5}}",
         "policy_kwargs: {net_arch: {pi: [8], qf: [16, 16]}}",
+        "algo: reppo\nalgorithm: {num_bins: 51, value_range: [-1, 20], kl_coef: auto_0.1}",
         "algo: ppo",
         "algo: ppo\nalgorithm: {batch_size: 64, clip_range_vf: 1}",
         "algo: ppo\npolicy_kwargs: {net_arch: {pi: [8], vf: [16, 16]}}",
@@ -349,8 +353,9 @@ def test_the_resolved_configuration_is_a_configuration(load, text):
 
 def test_the_resolved_configuration_names_every_setting_that_has_effect():
     for config in (config() for config in ALGOS.values()):
-        written = set(read_value(dump_config(config))["algorithm"])
-        assert written == set(type(config.algorithm).model_fields)
+        written = {f"algorithm.{name}" for name in read_value(dump_config(config))["algorithm"]}
+        settings = {f"algorithm.{name}" for name in type(config.algorithm).model_fields}
+        assert written == settings - {ignored.field for ignored in config.ignored()}
 
 
 # --- beside the code ------------------------------------------------------------------------------
