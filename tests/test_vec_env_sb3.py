@@ -14,40 +14,14 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from tiny_batched import Bits, Ladder, Masked, play_batched, play_plain
 from tiny_envs import Tiny, TinyDict
 
-from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
 from rl_gumbel.vec_env.transfer import pack, unpack
 
 NUM_ENVS = 4
-
-
-class Ladder(TorchEnv):
-    """Climb to rung 3 for a reward of 1; at the bottom action 0 (down) is not allowed."""
-
-    def __init__(self, num_envs: int, max_episode_steps: int | None = 5, **kwargs: Any) -> None:
-        super().__init__(
-            num_envs, spaces.Discrete(4), spaces.Discrete(2), max_episode_steps, **kwargs
-        )
-
-    def initial(self) -> State:
-        return {"rung": self.integers(2)}
-
-    def transition(self, state, action):
-        rung = state["rung"] + 2 * action.squeeze(-1) - 1
-        return {"rung": rung}, (rung == 3).float(), rung == 3
-
-    def observe(self, state):
-        return state["rung"]
-
-    def legal(self, state):
-        down = state["rung"] > 0
-        return torch.stack([down, torch.ones_like(down)], -1).unsqueeze(1)
-
-    def frame(self, state):
-        return np.full((2, 3, 3), int(state["rung"]), np.uint8)
 
 
 # --- transfers --------------------------------------------------------------------------------
@@ -199,22 +173,6 @@ def test_multi_binary_actions_may_be_floats():
     assert env.step(bits)[1].tolist() == [1, 2, 0]
 
 
-class Bits(TorchEnv):
-    """Reward is the number of bits that are set."""
-
-    def __init__(self, num_envs: int) -> None:
-        super().__init__(num_envs, spaces.Discrete(1), spaces.MultiBinary(2), None)
-
-    def initial(self):
-        return {"zero": torch.zeros(self.num_envs, dtype=torch.int64)}
-
-    def transition(self, state, action):
-        return state, action.sum(-1).float(), state["zero"] == 1
-
-    def observe(self, state):
-        return state["zero"]
-
-
 @pytest.mark.parametrize("action", [2, -1])
 def test_action_outside_the_space_is_named(action):
     env = SB3VecEnv(CartPole(2))
@@ -255,66 +213,13 @@ def test_attributes_and_methods_are_those_of_the_batched_environment():
 # --- as_batched -------------------------------------------------------------------------------
 
 
-def play_plain(env_id: str, seed: int, actions: np.ndarray, **kwargs: Any) -> list[dict]:
-    """The transitions of one plain Gymnasium environment, reset where an episode ends."""
-    env = gym.make(env_id, **kwargs)
-    obs, info = env.reset(seed=seed)
-    log, total, length = [], 0.0, 0
-    for action in actions:
-        final_obs, reward, terminated, truncated, info = env.step(action)
-        obs, total, length = final_obs, total + float(reward), length + 1
-        row = {
-            "reward": float(reward),
-            "terminated": bool(terminated),
-            "truncated": bool(truncated) and not terminated,
-            "final_obs": np.array(final_obs).tolist(),
-            "final_mask": np.array(info.get("action_mask", [])).tolist(),
-            "return": total,
-            "length": length,
-        }
-        if terminated or truncated:
-            obs, info = env.reset()
-            total, length = 0.0, 0
-        row |= {
-            "obs": np.array(obs).tolist(),
-            "mask": np.array(info.get("action_mask", [])).tolist(),
-        }
-        log.append(row)
-    env.close()
-    return log
-
-
-def play_batched(env, seed: int, actions: np.ndarray) -> list[list[dict]]:
-    """The same log from a batched environment: for each environment its transitions."""
-    env.reset(seed)
-    logs: list[list[dict]] = [[] for _ in range(env.num_envs)]
-    for action in actions:
-        step = env.step(torch.as_tensor(action))
-        for i in range(env.num_envs):
-            logs[i].append({
-                "reward": float(step.reward[i]),
-                "terminated": bool(step.terminated[i]),
-                "truncated": bool(step.truncated[i]),
-                "final_obs": step.final_obs[i].tolist(),
-                "final_mask": flat(env, step.final_action_mask, i),
-                "return": float(step.episode_return[i]),
-                "length": int(step.episode_length[i]),
-                "obs": step.obs[i].tolist(),
-                "mask": flat(env, step.action_mask, i),
-            })  # fmt: skip
-    return logs
-
-
-def flat(env, mask: torch.Tensor | None, i: int) -> list[int]:
-    return [] if mask is None else env.layout.flatten(mask)[i].int().tolist()
-
-
 def make_dummy(env_id: str, vec_env_cls=DummyVecEnv, **env_kwargs: Any):
     return make_vec_env(env_id, NUM_ENVS, vec_env_cls=vec_env_cls, env_kwargs=env_kwargs)
 
 
-@pytest.mark.parametrize("vec_env_cls", [DummyVecEnv, SubprocVecEnv])
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4"])
+@pytest.mark.parametrize(("env_id", "vec_env_cls"), [
+    ("CartPole-v1", DummyVecEnv), ("Taxi-v4", DummyVecEnv), ("Taxi-v4", SubprocVecEnv),
+])  # fmt: skip
 def test_adapter_gives_the_transitions_of_the_plain_environment(env_id, vec_env_cls):
     kwargs = {"max_episode_steps": 15}
     env = as_batched(make_dummy(env_id, vec_env_cls, **kwargs), "cpu")
@@ -359,11 +264,6 @@ def test_adapter_keeps_dict_observations():
     assert not torch.equal(steps[-1].final_obs["x"], steps[-1].obs["x"])
     assert torch.equal(steps[-2].final_obs["x"], steps[-2].obs["x"])
     assert steps[-1].episode_return.tolist() == [0, 10]
-
-
-class Masked(Tiny):
-    def action_masks(self) -> np.ndarray:
-        return np.array([self.steps % 2 == 0, True, True, True, False])
 
 
 def test_adapter_asks_the_mask_method():
