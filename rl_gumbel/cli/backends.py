@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.algorithms import ALGORITHMS
@@ -27,9 +28,9 @@ def choose_backend(config: TrainConfig) -> str:
     """
     has_torch = find_torch_id(config.env) is not None
     if config.backend == "torch" and not has_torch:
+        hint = "" if config.env in gym.registry else suggest(config.env, ENVS)
         raise UserError(
-            f"--backend torch: {config.env} has no torch version{suggest(config.env, ENVS)} "
-            f"(see rl-gumbel list envs)"
+            f"--backend torch: {config.env} has no torch version{hint} (see rl-gumbel list envs)"
         )
     if config.backend != "auto":
         return config.backend
