@@ -156,6 +156,7 @@ class TorchEnv(BatchedEnv):
         self.masked = type(self).legal is not TorchEnv.legal
         self.render_mode = None if type(self).frame is TorchEnv.frame else "rgb_array"
         self.state: State = {}
+        self._starts: State = {}
         self.to(device)
 
     # --- what an environment writes ---------------------------------------------------------------
@@ -295,10 +296,11 @@ class TorchEnv(BatchedEnv):
         if self.device.type != "meta":
             self.generator = torch.Generator(self.device)
             self.generator.seed()
-        # Only the CPU saves by it, and the steps of a CUDA graph must be the same.
-        rare = self.device.type == "cpu"
-        interval = min(self.min_episode_steps, self.max_episode_steps or self.min_episode_steps)
-        self._starts_interval = interval if rare else 1
+        self._starts_interval = 1  # only the CPU saves by more; steps of a CUDA graph are the same
+        if self.device.type == "cpu":
+            limit = self.max_episode_steps or self.min_episode_steps
+            self._starts_interval = min(self.min_episode_steps, limit)
+        self._starts_age = self._starts_interval  # the next step draws
         if self.state:
             self.state = {name: value.to(self.device) for name, value in self.state.items()}
             self._starts = {name: value.to(self.device) for name, value in self._starts.items()}
@@ -312,8 +314,9 @@ class TorchEnv(BatchedEnv):
         saved = {name: value.detach().clone() for name, value in self.state.items()}
         saved["episode_return"] = self.episode_return.clone()
         saved["episode_length"] = self.episode_length.clone()
-        saved["starts_age"] = torch.tensor(self._starts_age)
-        saved |= {f"{_STARTS}{name}": value.clone() for name, value in self._starts.items()}
+        if self._starts_interval > 1:
+            saved |= {f"{_STARTS}{name}": value.clone() for name, value in self._starts.items()}
+            saved["starts_age"] = torch.full((self.num_envs,), self._starts_age)
         if self.generator is not None:
             saved["generator"] = self.generator.get_state()
         return saved
@@ -325,9 +328,11 @@ class TorchEnv(BatchedEnv):
             self.generator.set_state(saved.pop("generator"))
         self.episode_return = saved.pop("episode_return")
         self.episode_length = saved.pop("episode_length")
-        self._starts_age = int(saved.pop("starts_age"))
-        names = [name for name in saved if name.startswith(_STARTS)]
-        self._starts = {name.removeprefix(_STARTS): saved.pop(name) for name in names}
+        self._starts_age = 0
+        if self._starts_interval > 1:
+            self._starts_age = int(saved.pop("starts_age")[0])
+            names = [name for name in saved if name.startswith(_STARTS)]
+            self._starts = {name.removeprefix(_STARTS): saved.pop(name) for name in names}
         self.state = saved
         self.action_mask = self.legal(self.state)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_gumbel.envs.base import State, TorchEnv
-from rl_gumbel.envs.drawing import BLUE, GREY, INK, LIGHT, ORANGE, Canvas
+from rl_gumbel.envs.canvas import BLUE, GREY, INK, LIGHT, ORANGE, Canvas
 
 GRAVITY = 9.8  # m / s^2
 CART_MASS, POLE_MASS = 1.0, 0.1  # kg
@@ -77,7 +77,7 @@ class CartPole(TorchEnv):
 
     def frame(self, state: State) -> NDArray[np.uint8]:
         """Return the track with its ends, the cart and the pole, 600 x 400."""
-        x, _, angle, _ = state["motion"][0].tolist()
+        x, _, angle, _ = map(float, state["motion"][0])
         axle, length = (x, 0.3), 2 * HALF_POLE_LENGTH
         tip = (x + length * np.sin(angle), axle[1] + length * np.cos(angle))
         canvas = Canvas(600, 400, center=(0.0, 0.7), scale=115.0)
@@ -90,4 +90,4 @@ class CartPole(TorchEnv):
             canvas.disc((wheel, -0.02), 0.08, INK)
         canvas.line([axle, tip], 0.09, ORANGE)
         canvas.disc(axle, 0.04, INK)
-        return canvas.pixels()
+        return canvas.picture()

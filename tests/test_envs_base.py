@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_reads import DeviceReads
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
@@ -342,31 +342,13 @@ def test_the_whole_loop_runs_on_meta(make: type[TorchEnv], one_hot: bool) -> Non
     env.set_state(env.get_state())
 
 
-class HostReads(TorchDispatchMode):
-    """Counts what would wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name()
-        masks = "aten::index" in name and any(
-            index is not None and index.dtype == torch.bool
-            for index in (args[1] if isinstance(args[1], (list, tuple)) else [])
-        )
-        if masks or any(word in name for word in ("_local_scalar_dense", "nonzero", "masked_sel")):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def test_host_reads_are_counted() -> None:
+def test_reads_are_counted() -> None:
     values = torch.arange(3.0)
-    with HostReads() as reads:
+    with DeviceReads() as reads:
         values[values > 1]
         values.nonzero()
         bool(values[0])
-    assert len(reads.found) >= 3
+    assert len(reads.seen) >= 3
 
 
 @every_env
@@ -375,12 +357,12 @@ def test_a_step_reads_nothing_back_to_the_host(make: type[TorchEnv]) -> None:
     env.reset(seed=0)
     actions = random_actions(env, 30)
     one_hots = [env.layout.to_one_hot(action) for action in actions]
-    with HostReads() as reads:
+    with DeviceReads() as reads:
         env.reset()
         run(env, actions)
         for one_hot in one_hots:
             env.step(one_hot)
-    assert reads.found == []
+    assert reads.seen == []
 
 
 @every_env
