@@ -11,13 +11,13 @@ _CLIFF = "rl_gumbel.envs.cliff_walking:CliffWalking"
 _PROBES = "rl_gumbel.envs.probes"
 
 ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {}),
+    "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {"max_episode_steps": 500}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),
     "CliffWalking-v1": (_CLIFF, {}),
     "CliffWalkingSlippery-v1": (_CLIFF, {"is_slippery": True}),
-    "FrozenLake-v1": (_LAKE, {}),
+    "FrozenLake-v1": (_LAKE, {"max_episode_steps": 100}),
     "FrozenLake8x8-v1": (_LAKE, {"map_name": "8x8", "max_episode_steps": 200}),
-    "Taxi-v4": ("rl_gumbel.envs.taxi:Taxi", {}),
+    "Taxi-v4": ("rl_gumbel.envs.taxi:Taxi", {"max_episode_steps": 200}),
     "MinAtar/Breakout-v1": ("rl_gumbel.envs.minatar.breakout:Breakout", {}),
     "MinAtar/Freeway-v1": ("rl_gumbel.envs.minatar.freeway:Freeway", {}),
     "MinAtar/Asterix-v1": ("rl_gumbel.envs.minatar.asterix:Asterix", {}),
@@ -29,7 +29,10 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ProbeBits-v0": (f"{_PROBES}:ProbeFactors", {"action_space": spaces.MultiBinary(3)}),
     "ProbeStart-v0": (f"{_PROBES}:ProbeFactors", {"action_space": spaces.Discrete(3, start=-1)}),
 }
-"""Id to the class of each batched torch environment and the keyword arguments it is made with."""
+"""Id to the class of each batched torch environment and the keyword arguments it is made with.
+
+A time limit stands here, for Gymnasium's registry to have it too.
+"""
 
 
 def registered_id(env_id: str) -> str:
@@ -40,10 +43,11 @@ def registered_id(env_id: str) -> str:
     return "rl_gumbel/" + env_id.replace("/", "-")
 
 
-for _id in ENVS:
+for _id, (_, _kwargs) in ENVS.items():
     gym.register(
         registered_id(_id),
         entry_point="rl_gumbel.vec_env:GymEnv",
+        max_episode_steps=_kwargs.get("max_episode_steps"),
         vector_entry_point="rl_gumbel.vec_env:make_gym_vector_env",
         kwargs={"env_id": _id},
     )
