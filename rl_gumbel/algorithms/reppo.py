@@ -84,7 +84,10 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
     - a truncated episode bootstraps from its own last observation and is trained on;
     - `actor_gradient` may replace the estimator by an exact sum;
     - the critic's value is one number with a squared error by default; `num_bins` gives the paper's
-      distribution with the HL-Gauss loss. It starts near 0 by its bias;
+      distribution over returns with the HL-Gauss loss, started at 0 by its bias. A straight-through
+      gradient hardly passes it: all data lies at the corners of the simplex, where a softmax over
+      bins that tells the actions apart is flat. Use it with `exact`, `local_expectation`, or a
+      multilinear critic of one factor;
     - the action enters the critic at its last hidden layer and only layers before it are
       normalised, by layer norm where the paper has RMS norm; the actor is not normalised;
     - the critic does not also predict the next state's features (the paper's auxiliary loss);
@@ -107,7 +110,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         critic: `concat`, a perceptron on [features, one_hot], or `multilinear`, linear in each
             factor's one-hot.
         num_bins: of the critic's distribution over returns; None makes its value one number.
-            Refused for a multilinear critic of several factors: it would not be linear.
+            Refused for a multilinear critic of several factors: it would not be linear. See above.
         value_range: scaled returns at the outermost bins; None is -10 to 10.
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
