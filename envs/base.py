@@ -227,8 +227,8 @@ class TorchEnv(BatchedEnv):
         if seed is not None and self.generator is not None:
             self.generator.manual_seed(seed)
         with torch.no_grad():  # an episode starts without a past
-            self.state = self._starts = self.initial()
-            self._starts_age = 0
+            self.state = self.initial()
+            self._starts_age = self._starts_interval  # the next step draws
             self.episode_return = torch.zeros(self.num_envs, device=self.device)
             self.episode_length = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
             self.action_mask = self.legal(self.state)
@@ -300,10 +300,10 @@ class TorchEnv(BatchedEnv):
         if self.device.type == "cpu":
             limit = self.max_episode_steps or self.min_episode_steps
             self._starts_interval = min(self.min_episode_steps, limit)
+        self._starts = {}
         self._starts_age = self._starts_interval  # the next step draws
         if self.state:
             self.state = {name: value.to(self.device) for name, value in self.state.items()}
-            self._starts = {name: value.to(self.device) for name, value in self._starts.items()}
             self.episode_return = self.episode_return.to(self.device)
             self.episode_length = self.episode_length.to(self.device)
             self.action_mask = self.legal(self.state)

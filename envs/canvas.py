@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 PAPER, LIGHT, GREY, INK = "#fafaf7", "#dee0de", "#969aa0", "#2d3440"
 BLUE, ORANGE, GREEN, RED = "#4285be", "#ee8e3c", "#5cac78", "#d6544c"
-SMOOTHING = 2
+SMOOTHING = 3
 """Pixels drawn for each pixel of the picture, along an edge."""
 
 
