@@ -11,7 +11,12 @@ _CLIFF = "rl_gumbel.envs.cliff_walking:CliffWalking"
 _PROBES = "rl_gumbel.envs.probes"
 
 ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "Acrobot-v1": ("rl_gumbel.envs.acrobot:Acrobot", {"max_episode_steps": 500}),
     "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {"max_episode_steps": 500}),
+    "MountainCar-v0": ("rl_gumbel.envs.mountain_car:MountainCar", {"max_episode_steps": 200}),
+    "DiscretePendulum-v1": ("rl_gumbel.envs.pendulum:DiscretePendulum", {"max_episode_steps": 200}),
+    "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
+    "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),
     "CliffWalking-v1": (_CLIFF, {}),
     "CliffWalkingSlippery-v1": (_CLIFF, {"is_slippery": True}),

@@ -87,7 +87,8 @@ def test_every_id_keeps_the_contract_of_gymnasium_and_sb3(env_id):
         # Gymnasium warns of spaces without bounds, as those of its own CartPole, and SB3 of a start
         # that its own algorithms do not take.
         warnings.filterwarnings("ignore", message=".*(infinity|non-zero start)")
-        # SB3 takes whatever has three dimensions for a photograph.
+        # SB3 takes whatever has three dimensions for a photograph, and wonders at two.
+        warnings.filterwarnings("ignore", message="Your observation .*unconventional shape")
         warnings.filterwarnings("ignore", message="It seems that your observation space.*image")
         warnings.filterwarnings("ignore", message="The minimal resolution for an image")
         check_env(env, skip_render_check=env.metadata["render_modes"] == [])
