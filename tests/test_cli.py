@@ -605,8 +605,11 @@ MISTAKES = [
      "and backend is torch"),
     (["train", "--backend", "troch"], '--backend: must be auto, torch or gymnasium, got "troch"; '
      "did you mean torch?"),
-    (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: is a "
-     "setting of the run, --num-envs"),
+    (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: training "
+     "decides it; use --num-envs"),
+    (["train", "--algo", "ppo", "--env-kwargs.dtype", "x"], "--env-kwargs.dtype: training decides"),
+    (["train", "--algo", "ppo", "--env-kwargs.max-episode-steps", "[1]"], "CartPole-v1 refused its "
+     "arguments (max_episode_steps=[1]): TypeError: "),
     (["train", "--algo", "ppo", "--env-kwargs.max-steps", "3"], "CartPole-v1 has no argument "
      "'max_steps'; did you mean max_episode_steps?"),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),
