@@ -14,11 +14,15 @@ from rl_gumbel.envs.minatar.asterix import STEPS_PER_LEVEL, Asterix
 from rl_gumbel.envs.minatar.base import NOTHING, RIGHT, UP, MinAtarEnv
 from rl_gumbel.envs.minatar.breakout import Breakout
 from rl_gumbel.envs.minatar.freeway import Freeway
+from rl_gumbel.envs.minatar.seaquest import Seaquest
+from rl_gumbel.envs.minatar.space_invaders import SpaceInvaders
 
 GAMES: dict[str, type[MinAtarEnv]] = {
     "asterix": Asterix,
     "breakout": Breakout,
     "freeway": Freeway,
+    "seaquest": Seaquest,
+    "space_invaders": SpaceInvaders,
 }
 every_game = pytest.mark.parametrize("game", GAMES)
 

