@@ -1,134 +1,110 @@
 """Learning results: one row per seed in a CSV, and a table of them.
 
-    python benchmarks/learning.py run --env CartPole-v1 --seeds 0 1 2 3 4 --midway 30000
+    python benchmarks/learning.py run --env CartPole-v1 --algo ppo --seeds 0 1 2 --threshold 475
+    python benchmarks/learning.py run --env CartPole-v1 --algo sb3-dqn --threshold 475
     python benchmarks/learning.py table
 
-`run` trains each seed with the tuned settings in `configs/` and a fixed budget, then evaluates the
-model at the end of the budget (`last`), and beside it the best one, over 100 argmax episodes each.
-Rows go to `benchmarks/results/learning.csv`; a row that is there already is not run again. `table`
-prints every group of rows as a line of Markdown.
+`run` trains each seed for a fixed budget and measures the model at its end; `learning_run.py` says
+how. Our algorithms start from the tuned settings in `configs/`; options of `rl-gumbel train` may
+follow and are part of a row's identity. The peers `sb3-ppo` and `sb3-dqn` are Stable-Baselines3's,
+with the settings in `sb3_peers.py`. Rows go to `benchmarks/results/learning.csv`; a row that is
+there already is not run again. `table` prints every group of rows as a line of Markdown.
+
+Rows without a `protocol` are of an earlier one, in which the best of the evaluations during
+training (`best`) and one on the way (`midway`) were measured, and seconds were not.
 """
 
 import argparse
 import csv
-import json
-import subprocess
+import os
 import sys
-import tempfile
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
-from threading import Lock
 
-from rl_gumbel.config import find_tuned, load_config
+from learning_run import Job, Row, identify, run_job
+from sb3_peers import PEERS
+
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.config import ALGOS, ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "learning.csv"
-KEY = ("env", "algo", "actor_gradient", "estimator", "critic", "total_timesteps", "seed")
-FIGURES = ("last", "last_std", "last_length", "best", "midway_timesteps", "midway")
-CLI = (sys.executable, "-m", "rl_gumbel")
+KEY = (
+    "env",
+    "algo",
+    "actor_gradient",
+    "estimator",
+    "critic",
+    "options",
+    "num_envs",
+    "total_timesteps",
+    "seed",
+)
+"""What tells one run from another."""
+COLUMNS = (
+    *KEY,
+    "protocol",
+    "last",
+    "last_std",
+    "last_length",
+    "sampled",
+    "sampled_std",
+    "seconds",
+    "threshold",
+    "threshold_timesteps",
+    "device",
+    "commit",
+    "best",
+    "midway_timesteps",
+    "midway",
+)
 
 
-def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    run = verbs.add_parser("run", help="train and evaluate seeds")
-    run.add_argument("--env", required=True)
-    run.add_argument("--algo", default="sac")
-    run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    run.add_argument("--actor-gradients", nargs="+", default=["estimator", "exact"])
-    run.add_argument("--total-timesteps", type=int, help="default: that of the tuned settings")
-    run.add_argument("--midway", type=int, default=0, help="evaluate 100 episodes here as well")
-    run.add_argument("--processes", type=int, default=2)
-    run.add_argument("--results", type=Path, default=RESULTS)
-    verbs.add_parser("table", help="print the table").add_argument(
-        "--results", type=Path, default=RESULTS
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    args = parser.parse_args()
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="train and measure seeds", allow_abbrev=False)
+    run.add_argument("--env", required=True)
+    run.add_argument("--algo", choices=[*ALGOS, *PEERS], default="sac", help="(default: sac)")
+    run.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    run.add_argument("--threshold", type=float, help="mean return whose first step is noted")
+    run.add_argument("--processes", type=int, default=1, help="seeds at a time (default: 1)")
+    show = verbs.add_parser("table", help="print the table")
+    for verb in (run, show):
+        verb.add_argument("--results", type=Path, default=RESULTS)
+    args, options = parser.parse_known_args(argv)
     if args.verb == "table":
         print(table(read_rows(args.results)))
-    else:
-        run_all(args)
+        return 0
+    try:
+        jobs = [
+            Job(args.env, args.algo, seed, args.threshold, tuple(options)) for seed in args.seeds
+        ]
+        run_all(jobs, args.results, args.processes)
+    except (UserError, ConfigError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def run_all(args: argparse.Namespace) -> None:
-    """Run every seed that has no row yet, a few at a time; append each row as it comes."""
-    known = {tuple(row[name] for name in KEY) for row in read_rows(args.results)}
-    lock = Lock()
-
-    def one(job: tuple[int, str]) -> None:
-        row = run_seed(args, *job, known)
-        if row is None:
-            return
-        with lock:
-            append(args.results, row)
-            print(row, flush=True)
-
-    jobs = [(seed, gradient) for seed in args.seeds for gradient in args.actor_gradients]
-    with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(one, jobs))
-
-
-def run_seed(
-    args: argparse.Namespace, seed: int, gradient: str, known: set[tuple[str, ...]]
-) -> dict[str, object] | None:
-    """Return the row of one training run, or None if it is known."""
-    row = identify(args, seed, gradient)
-    if tuple(str(row[name]) for name in KEY) in known:
-        return None
-    settings = ["--env", args.env, "--algo", args.algo, "--seed", str(seed)]
-    settings += ["--total-timesteps", str(row["total_timesteps"])]
-    settings += ["--algorithm.actor-gradient", gradient, "--no-progress"]
-    if args.midway:
-        settings += ["--eval-freq", str(args.midway), "--eval-episodes", "100"]
-    with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory) / "run"
-        command([*CLI, "train", *settings, "--run-dir", str(run)])
-        last, best = (evaluate(run, model) for model in ("last", "best"))
-        evaluations = read_rows(run / "evaluations.csv")
-    midway = [row for row in evaluations if int(row["timesteps"]) == args.midway]
-    return row | {
-        "last": last["mean_reward"],
-        "last_std": last["std_reward"],
-        "last_length": last["mean_ep_length"],
-        "best": best["mean_reward"],
-        "midway_timesteps": args.midway or "",
-        "midway": midway[0]["mean_reward"] if midway else "",
-    }
-
-
-def identify(args: argparse.Namespace, seed: int, gradient: str) -> dict[str, object]:
-    """Return what tells one run from another, from the tuned settings and the arguments."""
-    overrides: dict[tuple[str, ...], object] = {
-        ("env",): args.env,
-        ("algo",): args.algo,
-        ("algorithm", "actor_gradient"): gradient,
-    }
-    if args.total_timesteps is not None:
-        overrides[("total_timesteps",)] = args.total_timesteps
-    config = load_config(find_tuned(args.algo, args.env), overrides)
-    return {
-        "env": args.env,
-        "algo": args.algo,
-        "actor_gradient": gradient,
-        "estimator": config.algorithm.estimator if gradient == "estimator" else "",
-        "critic": config.algorithm.critic,
-        "total_timesteps": config.total_timesteps,
-        "seed": seed,
-    }
-
-
-def evaluate(run: Path, model: str) -> dict[str, float]:
-    """Return the result of 100 argmax episodes."""
-    out = command([*CLI, "evaluate", str(run), "--model", model, "--episodes", "100", "--json"])
-    result: dict[str, float] = json.loads(out)
-    return result
-
-
-def command(words: list[str]) -> str:
-    """Return the standard output of a command; raise `CalledProcessError` if it fails."""
-    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+def run_all(jobs: Sequence[Job], results: Path, processes: int) -> None:
+    """Run every job that has no row yet, some at a time; append each row as it comes."""
+    known = {tuple(row[name] for name in KEY) for row in read_rows(results)}
+    new = [job for job in jobs if tuple(str(identify(job)[name]) for name in KEY) not in known]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A process for each run, so that none finds what another has warmed up.
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        for future in as_completed([pool.submit(run_job, job) for job in new]):
+            append(results, future.result())
+            print(future.result(), flush=True)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -139,38 +115,71 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, row: dict[str, object]) -> None:
+def append(path: Path, row: Row) -> None:
     """Append a row, with a header to a new file."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [*KEY, *FIGURES])
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerow(row)
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def table(rows: Sequence[dict[str, str]]) -> str:
     """Return the Markdown table: mean, spread over seeds and each seed's figure per group."""
     groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         groups[tuple(row[name] for name in KEY[:-1])].append(row)
-    lines = [
-        "| environment | actor gradient | critic | steps | mean +- sd over seeds | each seed "
-        "| best model, mean |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for (env, _, gradient, estimator, critic, steps), group in groups.items():
-        group.sort(key=lambda row: int(row["seed"]))
-        last = [float(row["last"]) for row in group]
-        spread = f" +- {stdev(last):.2g}" if len(last) > 1 else ""
-        best = mean(float(row["best"]) for row in group)
-        seeds = ", ".join(f"{value:.4g}" for value in last)
-        lines.append(
-            f"| {env} | {estimator or gradient} | {critic} | {int(steps):,} | "
-            f"{mean(last):.4g}{spread} | {seeds} | {best:.4g} |"
-        )
-    return "\n".join(lines)
+    header = (
+        "environment",
+        "algorithm",
+        "environments",
+        "steps",
+        "argmax, mean +- sd over seeds",
+        "each seed",
+        "sampled",
+        "steps to threshold",
+        "seconds",
+    )
+    lines = [header, ("---",) * len(header), *(describe(group) for group in groups.values())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def describe(group: list[dict[str, str]]) -> tuple[str, ...]:
+    """Return the cells of a group's line."""
+    group = sorted(group, key=lambda row: int(row["seed"]))
+    first = group[0]
+    details = [first["estimator"] or first["actor_gradient"], first["critic"], first["options"]]
+    last = [float(row["last"]) for row in group]
+    return (
+        first["env"],
+        ", ".join([first["algo"], *filter(None, details)]),
+        first["num_envs"],
+        f"{int(first['total_timesteps']):,}",
+        show_mean(last) + (" (exact)" if first["protocol"] == "exact" else ""),
+        ", ".join(f"{value:.4g}" for value in last),
+        show_mean([float(row["sampled"]) for row in group if row["sampled"]]),
+        show_threshold(group),
+        show_mean([float(row["seconds"]) for row in group if row["seconds"]]),
+    )
+
+
+def show_mean(values: Sequence[float]) -> str:
+    """Return mean and standard deviation; nothing of nothing."""
+    if not values:
+        return ""
+    return f"{mean(values):.4g}" + (f" +- {stdev(values):.2g}" if len(values) > 1 else "")
+
+
+def show_threshold(group: Sequence[dict[str, str]]) -> str:
+    """Return the mean step over the seeds that reached the threshold, and how many did."""
+    tried = [row for row in group if row["threshold"]]
+    steps = [int(row["threshold_timesteps"]) for row in tried if row["threshold_timesteps"]]
+    if not tried:
+        return ""
+    reached = f"{mean(steps):,.0f}" if steps else "never"
+    return f"{reached} ({len(steps)} of {len(tried)} reach {float(tried[0]['threshold']):g})"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,22 +6,38 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
+_LAKE = "rl_gumbel.envs.frozen_lake:FrozenLake"
+_CLIFF = "rl_gumbel.envs.cliff_walking:CliffWalking"
+_PROBES = "rl_gumbel.envs.probes"
+
 ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {}),
-    "FrozenLake-v1": ("rl_gumbel.envs.frozen_lake:FrozenLake", {}),
-    "FrozenLake8x8-v1": (
-        "rl_gumbel.envs.frozen_lake:FrozenLake",
-        {"map_name": "8x8", "max_episode_steps": 200},
-    ),
-    "CliffWalking-v1": ("rl_gumbel.envs.cliff_walking:CliffWalking", {}),
-    "CliffWalkingSlippery-v1": (
-        "rl_gumbel.envs.cliff_walking:CliffWalking",
-        {"is_slippery": True},
-    ),
-    "Taxi-v4": ("rl_gumbel.envs.taxi:Taxi", {}),
+    "Acrobot-v1": ("rl_gumbel.envs.acrobot:Acrobot", {"max_episode_steps": 500}),
+    "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {"max_episode_steps": 500}),
+    "MountainCar-v0": ("rl_gumbel.envs.mountain_car:MountainCar", {"max_episode_steps": 200}),
+    "DiscretePendulum-v1": ("rl_gumbel.envs.pendulum:DiscretePendulum", {"max_episode_steps": 200}),
+    "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
+    "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),
+    "CliffWalking-v1": (_CLIFF, {}),
+    "CliffWalkingSlippery-v1": (_CLIFF, {"is_slippery": True}),
+    "FrozenLake-v1": (_LAKE, {"max_episode_steps": 100}),
+    "FrozenLake8x8-v1": (_LAKE, {"map_name": "8x8", "max_episode_steps": 200}),
+    "Taxi-v4": ("rl_gumbel.envs.taxi:Taxi", {"max_episode_steps": 200}),
+    "MinAtar/Breakout-v1": ("rl_gumbel.envs.minatar.breakout:Breakout", {}),
+    "MinAtar/Freeway-v1": ("rl_gumbel.envs.minatar.freeway:Freeway", {}),
+    "MinAtar/Asterix-v1": ("rl_gumbel.envs.minatar.asterix:Asterix", {}),
+    "ProbeValue-v0": (f"{_PROBES}:ProbeValue", {}),
+    "ProbeObservation-v0": (f"{_PROBES}:ProbeObservation", {}),
+    "ProbeDiscount-v0": (f"{_PROBES}:ProbeDiscount", {}),
+    "ProbeAction-v0": (f"{_PROBES}:ProbeAction", {}),
+    "ProbeFactors-v0": (f"{_PROBES}:ProbeFactors", {}),
+    "ProbeBits-v0": (f"{_PROBES}:ProbeFactors", {"action_space": spaces.MultiBinary(3)}),
+    "ProbeStart-v0": (f"{_PROBES}:ProbeFactors", {"action_space": spaces.Discrete(3, start=-1)}),
 }
-"""Id to the class of each batched torch environment and the keyword arguments it is made with."""
+"""Id to the class of each batched torch environment and the keyword arguments it is made with.
+
+A time limit stands here, for Gymnasium's registry to have it too.
+"""
 
 
 def registered_id(env_id: str) -> str:
@@ -32,32 +48,11 @@ def registered_id(env_id: str) -> str:
     return "rl_gumbel/" + env_id.replace("/", "-")
 
 
-for _id in ENVS:
+for _id, (_, _kwargs) in ENVS.items():
     gym.register(
         registered_id(_id),
         entry_point="rl_gumbel.vec_env:GymEnv",
+        max_episode_steps=_kwargs.get("max_episode_steps"),
         vector_entry_point="rl_gumbel.vec_env:make_gym_vector_env",
         kwargs={"env_id": _id},
     )
-
-_PROBES = "rl_gumbel.envs.probes"
-
-PROBES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "rl_gumbel/ProbeValue-v0": (f"{_PROBES}:ProbeValue", {}),
-    "rl_gumbel/ProbeObservation-v0": (f"{_PROBES}:ProbeObservation", {}),
-    "rl_gumbel/ProbeDiscount-v0": (f"{_PROBES}:ProbeDiscount", {}),
-    "rl_gumbel/ProbeAction-v0": (f"{_PROBES}:ProbeAction", {}),
-    "rl_gumbel/ProbeFactors-v0": (f"{_PROBES}:ProbeFactors", {}),
-    "rl_gumbel/ProbeBits-v0": (
-        f"{_PROBES}:ProbeFactors",
-        {"action_space": spaces.MultiBinary(3)},
-    ),
-    "rl_gumbel/ProbeStart-v0": (
-        f"{_PROBES}:ProbeFactors",
-        {"action_space": spaces.Discrete(3, start=-1)},
-    ),
-}
-"""Id to entry point and keyword arguments of the environments that are not batched."""
-
-for _id, (_entry_point, _kwargs) in PROBES.items():
-    gym.register(_id, _entry_point, kwargs=_kwargs)

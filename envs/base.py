@@ -21,6 +21,7 @@ from rl_gumbel.types import Obs, Step
 
 State = dict[str, Tensor]
 """The state of B environments: tensors whose first dimension is B, by name."""
+_STARTS = "starts/"
 
 
 class BatchedEnv(ABC):
@@ -101,7 +102,10 @@ class TorchEnv(BatchedEnv):
 
     A subclass draws random numbers by `uniform` and `integers` alone, for all B environments
     whether they need one or not: the stream then does not depend on the states, and nothing waits
-    for the device.
+    for the device. The first states of coming episodes are the exception: on the CPU, whose random
+    numbers are serial and would be half the cost of a step, they are drawn once in
+    `min_episode_steps` steps. No environment starts two episodes within so many steps, so each
+    start is used once at most and all are independent, as if drawn at every step.
 
     Args:
         num_envs: B, at least 1.
@@ -120,6 +124,8 @@ class TorchEnv(BatchedEnv):
 
     persistent: ClassVar[frozenset[str]] = frozenset()
     """Names in the state that an episode hands to the next one; `reset` starts them anew."""
+    min_episode_steps: int = 1
+    """No episode terminates in fewer steps (a time limit may still be shorter)."""
 
     def __init__(
         self,
@@ -150,6 +156,7 @@ class TorchEnv(BatchedEnv):
         self.masked = type(self).legal is not TorchEnv.legal
         self.render_mode = None if type(self).frame is TorchEnv.frame else "rgb_array"
         self.state: State = {}
+        self._starts: State = {}
         self.to(device)
 
     # --- what an environment writes ---------------------------------------------------------------
@@ -183,21 +190,28 @@ class TorchEnv(BatchedEnv):
     # --- what it uses -----------------------------------------------------------------------------
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return uniform draws from [0, 1), `[B, *shape]`, in the environment's dtype."""
-        size = (self.num_envs, *shape)
-        return torch.rand(size, device=self.device, dtype=self.dtype, generator=self.generator)
+        """Return uniform draws from [0, 1), `[B, *shape]`, in the environment's dtype.
+
+        B is last in memory, so that columns (`unbind(-1)`) are contiguous.
+        """
+        size = (*shape, self.num_envs)
+        draws = torch.rand(size, device=self.device, dtype=self.dtype, generator=self.generator)
+        return draws.movedim(-1, 0)
 
     def integers(self, high: int, *shape: int) -> Tensor:
-        """Return uniform draws from 0 to `high - 1`, `[B, *shape]` int64."""
-        size = (self.num_envs, *shape)
-        return torch.randint(high, size, device=self.device, generator=self.generator)
+        """Return uniform draws from 0 to `high - 1`, `[B, *shape]` int64; B is last in memory."""
+        size = (*shape, self.num_envs)
+        draws = torch.randint(high, size, device=self.device, generator=self.generator)
+        return draws.movedim(-1, 0)
 
     def choose(self, action: Tensor, values: Tensor) -> Tensor:
         """Return `[B, K]`: for each factor the value, of `values` `[N]`, of its chosen category.
 
         Linear in a one-hot action, hence with a gradient to it.
         """
-        return (action * values).sum(-1) if action.is_floating_point() else values[action]
+        if action.is_floating_point():
+            return action @ values
+        return values.index_select(0, action.flatten()).view(action.shape)
 
     def constant(self, values: Sequence[float]) -> Tensor:
         """Return the numbers as a tensor on the device, in the environment's dtype, made once."""
@@ -214,29 +228,39 @@ class TorchEnv(BatchedEnv):
             self.generator.manual_seed(seed)
         with torch.no_grad():  # an episode starts without a past
             self.state = self.initial()
+            self._starts_age = self._starts_interval  # the next step draws
             self.episode_return = torch.zeros(self.num_envs, device=self.device)
             self.episode_length = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
             self.action_mask = self.legal(self.state)
             return self.observe(self.state)
 
     def step(self, action: Tensor) -> Step:
-        """Take one step in every environment; see `BatchedEnv.step`."""
+        """Take one step in every environment; see `BatchedEnv.step`.
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        if not self.state:
+            raise RuntimeError(f"{type(self).__name__} must be reset before its first step")
         with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             state, reward, terminated = self.transition(self.state, self._read(action))
             final_obs = self.observe(state)
+        reward = reward.float()
         length = self.episode_length + 1
         # The logged return carries no gradient.
         episode_return = self.episode_return + reward.detach()
         if self.max_episode_steps is None:
-            truncated = torch.zeros_like(terminated)
+            ended = terminated
         else:
-            truncated = (length >= self.max_episode_steps) & ~terminated
-        ended = terminated | truncated
-        with torch.no_grad():
-            fresh = self.initial()
+            ended = terminated | (length >= self.max_episode_steps)
+        self._starts_age += 1
+        if self._starts_age >= self._starts_interval:
+            with torch.no_grad():
+                self._starts = self.initial()
+            self._starts_age = 0
         # A new episode has no gradient to the action that ended the last one.
         self.state = {
-            name: value if name in self.persistent else _select(ended, fresh[name], value)
+            name: value if name in self.persistent else _select(ended, self._starts[name], value)
             for name, value in state.items()
         }
         obs = self.observe(self.state)
@@ -247,7 +271,7 @@ class TorchEnv(BatchedEnv):
             obs=obs,
             reward=reward,
             terminated=terminated,
-            truncated=truncated,
+            truncated=ended ^ terminated,
             final_obs=final_obs,
             action_mask=self.action_mask,
             final_action_mask=None if self.action_mask is None else self.legal(state),
@@ -272,6 +296,12 @@ class TorchEnv(BatchedEnv):
         if self.device.type != "meta":
             self.generator = torch.Generator(self.device)
             self.generator.seed()
+        self._starts_interval = 1  # only the CPU saves by more; steps of a CUDA graph are the same
+        if self.device.type == "cpu":
+            limit = self.max_episode_steps or self.min_episode_steps
+            self._starts_interval = min(self.min_episode_steps, limit)
+        self._starts = {}
+        self._starts_age = self._starts_interval  # the next step draws
         if self.state:
             self.state = {name: value.to(self.device) for name, value in self.state.items()}
             self.episode_return = self.episode_return.to(self.device)
@@ -280,10 +310,13 @@ class TorchEnv(BatchedEnv):
         return self
 
     def get_state(self) -> State:
-        """Return copies of states, counts and random stream."""
+        """Return copies of states, counts, random stream, and the next starts already drawn."""
         saved = {name: value.detach().clone() for name, value in self.state.items()}
         saved["episode_return"] = self.episode_return.clone()
         saved["episode_length"] = self.episode_length.clone()
+        if self._starts_interval > 1:
+            saved |= {f"{_STARTS}{name}": value.clone() for name, value in self._starts.items()}
+            saved["starts_age"] = torch.full((self.num_envs,), self._starts_age)
         if self.generator is not None:
             saved["generator"] = self.generator.get_state()
         return saved
@@ -295,6 +328,11 @@ class TorchEnv(BatchedEnv):
             self.generator.set_state(saved.pop("generator"))
         self.episode_return = saved.pop("episode_return")
         self.episode_length = saved.pop("episode_length")
+        self._starts_age = 0
+        if self._starts_interval > 1:
+            self._starts_age = int(saved.pop("starts_age")[0])
+            names = [name for name in saved if name.startswith(_STARTS)]
+            self._starts = {name.removeprefix(_STARTS): saved.pop(name) for name in names}
         self.state = saved
         self.action_mask = self.legal(self.state)
 

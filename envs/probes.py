@@ -3,47 +3,44 @@
 An agent that fails a probe but passes those before it has its bug in what the probe adds: the
 critic's regression (`ProbeValue`), its inputs (`ProbeObservation`), discount and bootstrap
 (`ProbeDiscount`), the actor's gradient (`ProbeAction`), and the credit of each factor given the
-observation (`ProbeFactors`). Episodes have one step, those of `ProbeDiscount` two.
+observation (`ProbeFactors`). Episodes have one step, those of `ProbeDiscount` two. Rewards are
+linear in a one-hot action, and carry a gradient to it with `gradients=True`.
 """
 
-from typing import Any, SupportsFloat
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.envs.base import State, TorchEnv
 
-Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
 
+class Probe(TorchEnv):
+    """Episodes of one step; the base of all probes: one action, observation 0, reward 1."""
 
-class Probe(gym.Env[Any, Any]):
-    """An episode of one step; the base of all probes: one action, observation 0, reward 1."""
+    differentiable = True
+    rewards: tuple[float, ...] = (1.0,)
+    """Of each action."""
 
-    def __init__(self) -> None:
-        self.observation_space: spaces.Space[Any] = spaces.Box(-1, 1, (1,), np.float32)
-        self.action_space: spaces.Space[Any] = spaces.Discrete(1)
-        self.obs: Any = None
+    def __init__(self, num_envs: int, **kwargs: Any) -> None:
+        box = spaces.Box(-1, 1, (1,), np.float32)
+        super().__init__(num_envs, box, spaces.Discrete(len(self.rewards)), None, **kwargs)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; return the observation and an empty dict."""
-        super().reset(seed=seed)
-        self.obs = self.observe()
-        return self.obs, {}
+    def initial(self) -> State:
+        """Return observations of 0, `[B, 1]`."""
+        return {"shown": torch.zeros(self.num_envs, 1, device=self.device)}
 
-    def step(self, action: Any) -> Step:
-        """Return the same observation, the reward of `action`, and the end of the episode."""
-        return self.obs.copy(), self.reward(action), True, False, {}
+    def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return the same observations, the rewards of the actions, and the end of the episodes."""
+        reward = self.choose(action, self.constant(self.rewards)).squeeze(-1)
+        return state, reward.float(), torch.ones_like(reward, dtype=torch.bool)
 
-    def observe(self) -> Any:
-        """Return the observation of a new episode."""
-        return np.zeros(1, np.float32)
-
-    def reward(self, action: Any) -> float:
-        """Return the reward of `action` under the present observation."""
-        return 1.0
+    def observe(self, state: State) -> Tensor:
+        """Return what is shown, `[B, 1]`."""
+        return state["shown"]
 
 
 class ProbeValue(Probe):
@@ -53,23 +50,24 @@ class ProbeValue(Probe):
 class ProbeObservation(Probe):
     """One action; the reward is the observation, -1 or 1 by chance: V(s) = s."""
 
-    def observe(self) -> Any:
-        """Return -1 or 1 with equal probability."""
-        return np.array([self.np_random.choice([-1, 1])], np.float32)
+    def initial(self) -> State:
+        """Return -1 or 1 with equal probability, `[B, 1]`."""
+        return {"shown": 2.0 * self.integers(2, 1) - 1}
 
-    def reward(self, action: Any) -> float:
-        """Return the observation."""
-        return float(self.obs[0])
+    def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return the observations as rewards, and the end of the episodes."""
+        state, reward, terminated = super().transition(state, action)
+        return state, reward * state["shown"].squeeze(-1), terminated
 
 
 class ProbeDiscount(Probe):
     """One action, two steps, observations 0 and 1, reward 1 at the end: V(0) = gamma, V(1) = 1."""
 
-    def step(self, action: Any) -> Step:
+    def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return observation 1 and reward 0 at first, then reward 1 and the end."""
-        is_last = bool(self.obs[0] == 1)
-        self.obs = np.ones(1, np.float32)
-        return self.obs.copy(), float(is_last), is_last, False, {}
+        _, reward, _ = super().transition(state, action)
+        is_last = state["shown"].squeeze(-1) == 1
+        return {"shown": torch.ones_like(state["shown"])}, reward * is_last, is_last
 
 
 class ProbeAction(Probe):
@@ -79,16 +77,10 @@ class ProbeAction(Probe):
     V = c log(exp(-1 / c) + exp(1 / c)).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.action_space = spaces.Discrete(2)
-
-    def reward(self, action: Any) -> float:
-        """Return -1 for action 0, 1 for action 1."""
-        return 2.0 * float(action) - 1.0
+    rewards = (-1.0, 1.0)
 
 
-class ProbeFactors(Probe):
+class ProbeFactors(TorchEnv):
     """The observation names a category for each factor; reward 1 for each factor that takes it.
 
     The reward is a sum over factors, so each must find its own part of the credit. With entropy
@@ -96,19 +88,37 @@ class ProbeFactors(Probe):
     and V is the sum over factors of c log(e + n - 1).
 
     Args:
+        num_envs: B.
         action_space: any that `ActionLayout` supports; the default has factors of unequal sizes.
+        kwargs: `device`, `dtype` and `gradients` of `TorchEnv`.
     """
 
-    def __init__(self, action_space: spaces.Space[Any] | None = None) -> None:
-        super().__init__()
-        self.action_space = action_space or spaces.MultiDiscrete([3, 2])
-        self.layout = ActionLayout.from_space(self.action_space)
-        self.observation_space = spaces.MultiDiscrete(list(self.layout.sizes))
+    differentiable = True
 
-    def observe(self) -> Any:
-        """Return categories, counted from zero, drawn uniformly."""
-        return self.np_random.integers(self.layout.sizes)
+    def __init__(
+        self,
+        num_envs: int,
+        action_space: spaces.Space[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        action_space = action_space or spaces.MultiDiscrete([3, 2])
+        sizes = list(ActionLayout.from_space(action_space).sizes)
+        super().__init__(num_envs, spaces.MultiDiscrete(sizes), action_space, None, **kwargs)
 
-    def reward(self, action: Any) -> float:
-        """Return the number of factors that take the category they were shown."""
-        return float((self.layout.to_index(action).numpy() == self.obs).sum())
+    def initial(self) -> State:
+        """Return categories, counted from zero, drawn uniformly, `[B, K]`."""
+        sizes = self.constant(self.layout.sizes)
+        return {"shown": (self.uniform(self.layout.num_factors) * sizes).long()}
+
+    def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
+        """Return how many factors took the category they were shown, and the end."""
+        shown = state["shown"]
+        if action.is_floating_point():
+            right = action.gather(-1, shown.unsqueeze(-1)).squeeze(-1)
+        else:
+            right = action == shown
+        return state, right.sum(-1).float(), torch.ones_like(shown[:, 0], dtype=torch.bool)
+
+    def observe(self, state: State) -> Tensor:
+        """Return the categories that are shown, `[B, K]` int64."""
+        return state["shown"]

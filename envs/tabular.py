@@ -112,6 +112,7 @@ class TabularEnv(TorchEnv):
             max_episode_steps,
             **kwargs,
         )
+        self.masked = table.legal is not None
 
     def to(self, device: torch.device | str) -> Self:
         """Move everything to a device; see `TorchEnv.to`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rl_gumbel.actions import ActionLayout
-    from rl_gumbel.algorithms import ALGORITHMS, GumbelSAC
+    from rl_gumbel.algorithms import ALGORITHMS, GumbelREPPO, GumbelSAC
     from rl_gumbel.checkpoint import load_model, save_model
     from rl_gumbel.distributions import FactoredCategorical
     from rl_gumbel.envs.base import BatchedEnv
@@ -38,6 +38,7 @@ __all__ = [
     "FactoredCategorical",
     "FlattenActions",
     "GumbelActorCriticPolicy",
+    "GumbelREPPO",
     "GumbelSAC",
     "GumbelSACPolicy",
     "GumbelTD3Policy",
@@ -61,7 +62,7 @@ __all__ = [
 
 _HOMES = {
     "actions": ["ActionLayout"],
-    "algorithms": ["ALGORITHMS", "GumbelSAC"],
+    "algorithms": ["ALGORITHMS", "GumbelREPPO", "GumbelSAC"],
     "checkpoint": ["load_model", "save_model"],
     "distributions": ["FactoredCategorical"],
     "envs.base": ["BatchedEnv"],

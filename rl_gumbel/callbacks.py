@@ -41,7 +41,7 @@ def evaluate_model(
     A model whose `predict` takes `action_masks` gets those of the environment, where it has any.
     """
     player: PolicyPredictor = model
-    if "action_masks" in inspect.signature(model.predict).parameters:
+    if takes_masks(model):
         env = _MaskReader(env)
         player = _MaskedPlayer(model, env)
     rewards, lengths = evaluate_policy(
@@ -57,6 +57,11 @@ def evaluate_model(
         std_reward=float(np.std(rewards)),
         mean_ep_length=float(np.mean(lengths)),
     )
+
+
+def takes_masks(model: BaseAlgorithm) -> bool:
+    """Return whether `model.predict` takes `action_masks`."""
+    return "action_masks" in inspect.signature(model.predict).parameters
 
 
 class _MaskReader(VecEnvWrapper):

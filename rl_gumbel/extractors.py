@@ -8,6 +8,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from rl_gumbel.normalize import RunningMoments
+
 
 def preprocess(obs: PyTorchObs, space: spaces.Space, normalize_images: bool) -> PyTorchObs:
     """Return observations as SB3's `preprocess_obs` does: images / 255, one-hots of categories.
@@ -28,6 +30,19 @@ def preprocess(obs: PyTorchObs, space: spaces.Space, normalize_images: bool) -> 
     if normalize_images and is_image_space(space):
         return obs.float() / 255.0
     return obs.float()
+
+
+def make_normalizer(space: spaces.Space) -> RunningMoments:
+    """Return a normaliser of observations, at mean 0 and variance 1.
+
+    Raises:
+        ValueError: for observations that are not vectors of numbers.
+    """
+    if not isinstance(space, spaces.Box) or is_image_space(space):
+        raise ValueError(
+            f"normalize_observations is for Box observations that are no images; these are {space}"
+        )
+    return RunningMoments(space.shape)
 
 
 class DevicePreprocessing(BaseModel):

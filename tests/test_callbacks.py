@@ -130,7 +130,7 @@ class Masked(Counter):
 
     def reset(self, *, seed=None, options=None):
         obs, _ = super().reset(seed=seed)
-        self.allowed = 3
+        self.allowed = 1
         return obs, self._info()
 
     def step(self, action):

@@ -585,15 +585,16 @@ MISTAKES = [
     (["train", "--seed", "[1"], "--seed: not a YAML value: '[1'"),
     (["train", "--algorithm.gamma", "true"], "--algorithm.gamma: must be a number, got true"),
     (["train", "--algorithm.tau", "2"], "--algorithm.tau: must be at most 1, got 2"),
-    (["train", "--algo", "sca"], '--algo: must be one of sac, ppo, got "sca"; did you mean sac?'),
+    (["train", "--algo", "sca"], '--algo: must be one of sac, reppo, ppo, got "sca"; did you mean '
+     "sac?"),
     (["train", "--algorithm.clip-range", "0.1"], "--algorithm.clip-range: not a setting of sac "
      "but of ppo"),
     (["train", "--algo", "ppo", "--algorithm.batch-size=8", "--algorithm.num-minibatches=2"],
      "--algorithm.num-minibatches: would be ignored: batch_size is given"),
     (["train", "--algo", "ppo", "--config", "sac.yaml"], '--algo: ppo cannot use the settings of '
      '"sac" (sac.yaml:2)'),
-    (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, ppo, got "pop"; did you '
-     "mean ppo?"),
+    (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, reppo, ppo, got "pop"; did '
+     "you mean ppo?"),
     (["train", "--algo", "ppo", "--algorithm.n-steps", "1"], "ppo on CartPole-v1: n_steps 1 of 1 "
      "environments make minibatches of 0 samples; they need at least 2"),
     (["train", "--backend", "torch", "--env", "cli/Bits-v0"], "--backend torch: cli/Bits-v0 has no "
@@ -604,8 +605,11 @@ MISTAKES = [
      "and backend is torch"),
     (["train", "--backend", "troch"], '--backend: must be auto, torch or gymnasium, got "troch"; '
      "did you mean torch?"),
-    (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: is a "
-     "setting of the run, --num-envs"),
+    (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: training "
+     "decides it; use --num-envs"),
+    (["train", "--algo", "ppo", "--env-kwargs.dtype", "x"], "--env-kwargs.dtype: training decides"),
+    (["train", "--algo", "ppo", "--env-kwargs.max-episode-steps", "[1]"], "CartPole-v1 refused its "
+     "arguments (max_episode_steps=[1]): TypeError: "),
     (["train", "--algo", "ppo", "--env-kwargs.max-steps", "3"], "CartPole-v1 has no argument "
      "'max_steps'; did you mean max_episode_steps?"),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),

@@ -21,6 +21,7 @@ from rl_gumbel.config import (
 )
 from rl_gumbel.config.estimator import Estimator
 from rl_gumbel.config.ppo import PPOConfig, PPOPolicySettings, PPOSettings
+from rl_gumbel.config.reppo import REPPOPolicySettings
 from rl_gumbel.config.sac import SACConfig, SACPolicySettings, SACSettings
 
 
@@ -134,9 +135,12 @@ def test_a_config_cannot_be_changed():
             "backend: torch\nenv_wrappers: [a.B]\n",
             "my.yaml:2: env_wrappers: are Gymnasium's, and backend is torch",
         ),
-        ("algo: pop\n", 'my.yaml:1: algo: must be one of sac, ppo, got "pop"; did you mean ppo?'),
-        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, ppo, got ["ppo"]'),
-        ("algo:\n", "my.yaml:1: algo: must be one of sac, ppo, got null"),
+        (
+            "algo: pop\n",
+            'my.yaml:1: algo: must be one of sac, reppo, ppo, got "pop"; did you mean ppo?',
+        ),
+        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, reppo, ppo, got ["ppo"]'),
+        ("algo:\n", "my.yaml:1: algo: must be one of sac, reppo, ppo, got null"),
         (
             "algorithm:\n  clip_range: 0.1\n",
             "my.yaml:2: algorithm.clip_range: not a setting of sac but of ppo",
@@ -160,6 +164,27 @@ def test_a_config_cannot_be_changed():
         (
             "algo: ppo\nalgorithm: {clip_range: wide}\n",
             'my.yaml:2: algorithm.clip_range: must be a number or a mapping, got "wide"',
+        ),
+        (
+            "algo: reppo\nalgorithm: {kl_coef: none}\n",
+            "my.yaml:2: algorithm.kl_coef: must be a number, auto, or auto_X with X the initial "
+            'value (auto_0.02), got "none"',
+        ),
+        (
+            "algo: reppo\nalgorithm:\n  num_bins: 51\n  value_range: [5]\n",
+            "my.yaml:4: algorithm.value_range: must have 2 entries, got [5]",
+        ),
+        (
+            "algo: reppo\nalgorithm:\n  num_bins: 51\n  value_range: [5, 2]\n",
+            "my.yaml:4: algorithm.value_range: must increase, got [5.0, 2.0]",
+        ),
+        (
+            "algo: reppo\nalgorithm: {estimator: reinmax, temperature: 0.5}\n",
+            "my.yaml:2: algorithm.temperature: must be at least 1 for reinmax, got 0.5",
+        ),
+        (
+            "algo: reppo\nalgorithm: {tau: 0.5}\n",
+            "my.yaml:2: algorithm.tau: not a setting of reppo but of sac",
         ),
         ("seed: true\n", "my.yaml:1: seed: must be an integer, got true"),
         ("seed: 1.5\n", "my.yaml:1: seed: must be an integer, got 1.5"),
@@ -272,6 +297,8 @@ IGNORED = [
     ("algorithm: {estimator_kwargs: {gap: 1}}", "gap"),
     ("policy_kwargs: {rank: 3}", "rank"),
     ("{algo: ppo, algorithm: {batch_size: 64, num_minibatches: 4}}", "num_minibatches"),
+    ("{algo: reppo, algorithm: {value_range: [0, 1]}}", "value_range"),
+    ("{algo: reppo, algorithm: {actor_gradient: exact, temperature: 1}}", "temperature"),
 ]
 
 
@@ -336,7 +363,10 @@ def test_an_override_without_effect_is_refused_all_the_same(load):
         "algorithm: {estimator: gumbel_rao, estimator_kwargs: {num_samples: 3}}",
         "algorithm: {learning_rate: {schedule: cosine, start: 1e-3, end: 1e-5}}",
         "policy_kwargs: {net_arch: {pi: [8], qf: [16, 16]}}",
+        "algo: reppo\nalgorithm: {num_bins: 51, value_range: [-1, 20], kl_coef: auto_0.1}",
         "algo: ppo",
+        "algo: reppo",
+        "algo: reppo\nalgorithm: {num_bins: 51, value_range: [-1, 2], kl_coef: 1}",
         "algo: ppo\nalgorithm: {batch_size: 64, clip_range_vf: 1}",
         "algo: ppo\npolicy_kwargs: {net_arch: {pi: [8], vf: [16, 16]}}",
         "env: FrozenLake-v1\nenv_kwargs: {is_slippery: false, desc: [SF, HG], map_name: null}",
@@ -349,8 +379,9 @@ def test_the_resolved_configuration_is_a_configuration(load, text):
 
 def test_the_resolved_configuration_names_every_setting_that_has_effect():
     for config in (config() for config in ALGOS.values()):
-        written = set(read_value(dump_config(config))["algorithm"])
-        assert written == set(type(config.algorithm).model_fields)
+        written = {f"algorithm.{name}" for name in read_value(dump_config(config))["algorithm"]}
+        settings = {f"algorithm.{name}" for name in type(config.algorithm).model_fields}
+        assert written == settings - {ignored.field for ignored in config.ignored()}
 
 
 # --- beside the code ------------------------------------------------------------------------------
@@ -410,17 +441,20 @@ def test_settings_and_defaults_are_those_of_the_constructor(algo):
     assert ours == theirs
 
 
-def test_network_defaults_are_those_of_the_policy():
+@pytest.mark.parametrize("settings", [SACPolicySettings(), REPPOPolicySettings()])
+def test_network_defaults_are_those_of_the_policy(settings):
     from rl_gumbel.cli.build import ACTIVATIONS
     from rl_gumbel.policies.factored import FactoredPolicy
+    from rl_gumbel.policies.reppo import REPPOPolicy
 
-    parameters = inspect.signature(FactoredPolicy.__init__).parameters
-    ours = SACPolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
+    parameters = dict(inspect.signature(FactoredPolicy.__init__).parameters)
+    if isinstance(settings, REPPOPolicySettings):
+        parameters |= inspect.signature(REPPOPolicy.__init__).parameters
+    ours = settings.model_dump(exclude={"net_arch", "activation_fn"})
     assert ours == {name: parameters[name].default for name in ours}
-    activation = ACTIVATIONS[SACPolicySettings().activation_fn]
-    assert parameters["activation_fn"].default is activation
+    assert parameters["activation_fn"].default is ACTIVATIONS[settings.activation_fn]
     # None there, filled in by FactoredPolicy.settings.
-    assert SACPolicySettings().net_arch == [256, 256]
+    assert settings.net_arch == [256, 256]
 
 
 def test_network_defaults_of_ppo_are_those_of_stable_baselines3():

@@ -67,6 +67,7 @@ def test_tuned_settings_build_for_any_number_of_environments(path, num_envs):
 
 QUICK = {
     "sac": {"learning_starts": 10, "buffer_size": 100, "train_freq": 1},
+    "reppo": {"n_steps": 6, "num_minibatches": 2, "n_epochs": 1},
     "ppo": {"n_steps": 6, "num_minibatches": 2, "n_epochs": 1, "batch_size": None},
 }
 """Settings under which few steps suffice for an update."""

@@ -112,6 +112,15 @@ def test_taxi_masks_are_gymnasiums(kwargs):
         assert mask.tolist() == [[expected.astype(bool).tolist()]]
 
 
+def test_only_a_table_with_legal_actions_has_masks():
+    assert Taxi(1).masked
+    assert not FrozenLake(1).masked
+    env = CliffWalking(1)
+    env.reset()
+    assert not env.masked
+    assert env.action_mask is None
+
+
 def test_a_step_of_the_taxi_returns_its_mask():
     env, theirs = Taxi(64), original("Taxi-v4")
     obs = env.reset(seed=0)

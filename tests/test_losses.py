@@ -6,15 +6,19 @@ import math
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.utils import explained_variance as peer_explained_variance
 from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.losses import (
     categorical_critic_loss,
+    clipped_surrogate,
     cosine,
     critic_loss,
     exact_value,
+    explained_variance,
+    generalized_advantage,
     joint_one_hots,
     kl_constrained_loss,
     lambda_returns,
@@ -324,3 +328,34 @@ def test_losses_never_read_the_device():
         categorical_critic_loss(torch.zeros(2, 5, 7), target, torch.zeros(7))
         kl_constrained_loss(target, policy.kl(policy), 0.1, torch.zeros(()))
     assert policy.logits.grad.device.type == "meta"
+
+
+# --- what PPO adds ----------------------------------------------------------------------------
+
+
+def test_advantages_by_hand_and_cut_at_ends():
+    """Three steps, gamma lambda = 1/2; the episode of the second environment ends at step 1."""
+    delta = torch.tensor([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0]])
+    carry = torch.tensor([[0.5, 0.5], [0.5, 0.0], [0.5, 0.5]])
+    expected = torch.tensor(
+        [[1 + 0.5 * (2 + 0.5 * 4), 1 + 0.5 * 2], [2 + 0.5 * 4, 2.0], [4.0, 4.0]]
+    )
+    torch.testing.assert_close(generalized_advantage(delta, carry), expected)
+
+
+def test_the_clipped_surrogate_by_hand():
+    ratio = torch.tensor([0.5, 0.5, 1.1, 2.0, 2.0], requires_grad=True)
+    advantage = torch.tensor([1.0, -1.0, 3.0, 1.0, -1.0])
+    value = clipped_surrogate(ratio, advantage, torch.tensor(0.2))
+    torch.testing.assert_close(value, torch.tensor([0.5, -0.8, 3.3, 1.2, -2.0]))
+    value.sum().backward()
+    # Clipped where that is the worse of the two: no gradient pushes the ratio further.
+    torch.testing.assert_close(ratio.grad, torch.tensor([1.0, 0.0, 3.0, 0.0, -1.0]))
+
+
+def test_explained_variance_is_that_of_sb3_and_nan_for_a_constant():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 100, generator=generator)
+    expected = peer_explained_variance(prediction.numpy(), target.numpy())
+    assert explained_variance(prediction, target).item() == pytest.approx(expected, rel=1e-5)
+    assert explained_variance(prediction, torch.ones(100)).isnan()

@@ -176,8 +176,8 @@ def test_observations_are_normalised_by_what_came_before_the_rollout():
     )
     model = collected(model)
     model._limits = (torch.tensor(0.2), None)
-    _, metrics = model.loss(model.prepare(), *model._limits)
-    assert abs(metrics["train/approx_kl"].item()) < 1e-6
+    metrics = model.loss(model.prepare(), *model._limits)[1]
+    assert abs(metrics[ppo_module.METRICS.index("train/approx_kl")].item()) < 1e-6
 
 
 def test_scaled_rewards_reach_the_returns_and_raw_ones_the_log():
@@ -439,13 +439,17 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
         warnings.simplefilter("always")
         eager, fallback = (weights(build(compile=flag).learn(64)) for flag in (False, True))
     messages = [str(warning.message) for warning in caught]
-    assert messages == ["compile=True has no effect: RuntimeError: no compiler here"]
+    assert messages == [
+        f"compile=True has no effect on {name}: RuntimeError: no compiler here"
+        for name in ("act", "loss")
+    ]
     assert all(torch.equal(eager[name], fallback[name]) for name in eager)
 
 
 @pytest.mark.slow
 def test_compiled_updates_are_those_of_eager_ones():
     eager, fast = (collected(build(compile=flag)) for flag in (False, True))
+    fast.rollout = eager.rollout  # compiled acting draws other numbers
     for model in (eager, fast):
         torch.manual_seed(5)
         model.train()

@@ -11,11 +11,15 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from rl_gumbel import GumbelSAC
-from rl_gumbel.envs import PROBES as PROBE_IDS
+from rl_gumbel.envs import ENVS, registered_id
+from rl_gumbel.envs.probes import ProbeAction, ProbeDiscount, ProbeFactors, ProbeObservation
 from rl_gumbel.losses import joint_one_hots
+from rl_gumbel.vec_env import make_vec
 
 ALPHA, GAMMA = 0.5, 0.9
-PROBES = pytest.mark.parametrize("env_id", list(PROBE_IDS))
+PROBES = pytest.mark.parametrize(
+    "env_id", [registered_id(env_id) for env_id in ENVS if env_id.startswith("Probe")]
+)
 SEEDS = pytest.mark.parametrize("seed", [0, 1])
 
 
@@ -106,6 +110,68 @@ def test_bits_are_rewarded_one_by_one():
     assert env.action_space == spaces.MultiBinary(3)
     obs, _ = env.reset(seed=0)
     assert play_one(env, obs.astype(np.int8)) == [3]
+
+
+# --- in batches -------------------------------------------------------------------------------
+
+
+def test_batched_observations_are_drawn_uniformly():
+    """Within four standard errors, for each factor and category."""
+    count = 10_000
+    signs = ProbeObservation(count).reset(seed=0)
+    assert signs.shape == (count, 1)
+    assert set(signs.flatten().tolist()) == {-1.0, 1.0}
+    assert abs(float(signs.mean())) < 4 / count**0.5
+    shown = ProbeFactors(count).reset(seed=0)
+    assert shown.dtype == torch.int64
+    for factor, size in enumerate((3, 2)):
+        frequencies = shown[:, factor].bincount(minlength=size) / count
+        error = (1 / size * (1 - 1 / size) / count) ** 0.5
+        torch.testing.assert_close(
+            frequencies, torch.full((size,), 1 / size), atol=4 * error, rtol=0
+        )
+
+
+def test_batched_episodes_by_hand():
+    env = ProbeDiscount(2)
+    assert env.reset(seed=0).tolist() == [[0], [0]]
+    first, last = (env.step(torch.zeros(2, dtype=torch.int64)) for _ in range(2))
+    assert (first.reward.tolist(), first.ended.tolist()) == ([0, 0], [False, False])
+    assert first.obs.tolist() == [[1], [1]]
+    assert (last.reward.tolist(), last.terminated.tolist()) == ([1, 1], [True, True])
+    assert (last.final_obs.tolist(), last.obs.tolist()) == ([[1], [1]], [[0], [0]])
+    env = ProbeObservation(64)
+    shown = env.reset(seed=0)
+    step = env.step(torch.zeros(64, dtype=torch.int64))
+    torch.testing.assert_close(step.reward, shown.squeeze(-1))
+    assert step.terminated.all()
+
+
+def test_rewards_carry_their_gradient_to_a_one_hot():
+    env = ProbeAction(2, gradients=True)
+    env.reset(seed=0)
+    one_hot = torch.eye(2).unsqueeze(1).requires_grad_()
+    step = env.step(one_hot)
+    assert step.reward.tolist() == [-1, 1]
+    step.reward.sum().backward()
+    assert one_hot.grad.tolist() == [[[-1, 1]], [[-1, 1]]]
+
+    env = ProbeFactors(5, gradients=True)
+    shown = env.reset(seed=0)
+    taken = torch.tensor([[0, 0], [1, 1], [2, 0], [0, 1], [1, 0]])
+    one_hot = env.layout.index_to_one_hot(taken).requires_grad_()
+    reward = env.step(one_hot).reward
+    assert reward.tolist() == (taken == shown).sum(-1).tolist()
+    reward.sum().backward()
+    torch.testing.assert_close(one_hot.grad, env.layout.index_to_one_hot(shown))
+
+
+@PROBES
+def test_batched_probes_need_no_value_of_a_tensor(env_id):
+    env = make_vec(env_id, 3, "meta")
+    env.reset(seed=0)
+    action = torch.zeros(3, env.layout.num_factors, dtype=torch.int64, device="meta")
+    assert env.step(action).reward.shape == (3,)
 
 
 # --- agents -----------------------------------------------------------------------------------

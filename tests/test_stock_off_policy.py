@@ -284,6 +284,19 @@ def test_deterministic_is_the_mode_and_stochastic_is_not(algorithm):
     np.testing.assert_array_equal(deterministic[:1], one_hot.numpy())
 
 
+def test_one_hot_predictions_obey_a_mask():
+    model = build(SAC, factored_env())
+    layout = model.policy.layout
+    allowed = np.zeros((50, layout.num_flat), bool)
+    allowed[:, [0, layout.sizes[0]]] = True  # the first category of each factor alone
+    actions, _ = model.policy.predict(
+        observations(model, 1).repeat(50, 0), action_masks=np.ones_like(allowed)
+    )
+    assert not (actions <= allowed).all()
+    actions, _ = model.policy.predict(observations(model, 1).repeat(50, 0), action_masks=allowed)
+    np.testing.assert_array_equal(actions, allowed)
+
+
 def test_temperature_is_no_state_that_a_target_could_miss():
     """Condition 8: SB3 averages parameters only. The target actor draws hard one-hots instead."""
     model = build(TD3, factored_env(), {"estimator": "gumbel_softmax", "temperature": 0.7})

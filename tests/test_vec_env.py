@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
-from test_vec_env_sb3 import Bits, Ladder, Masked, play_batched, play_plain
+from tiny_batched import Bits, Ladder, Masked, play_batched, play_plain
 from tiny_envs import Tiny, TinyDict
 
 from rl_gumbel.envs import ENVS, registered_id
@@ -24,7 +24,10 @@ from rl_gumbel.vec_env import GymEnv, GymVectorEnv, SB3VecEnv, as_batched, make_
 
 NUM_ENVS = 3
 IDS = pytest.mark.parametrize("env_id", list(ENVS))
-IN_BOTH = pytest.mark.parametrize("env_id", [env_id for env_id in ENVS if env_id in gym.registry])
+IN_BOTH = pytest.mark.parametrize("env_id", [
+    spec.id for spec in gym.registry.values()
+    if spec.id in ENVS and spec.entry_point.startswith("gymnasium.")
+])  # fmt: skip
 
 
 @pytest.fixture
@@ -42,10 +45,11 @@ def register(monkeypatch):
 @pytest.fixture
 def ladder(monkeypatch):
     """An id of ours with masks and a picture, for one test."""
-    monkeypatch.setitem(ENVS, "Ladder-v0", ("test_vec_env_sb3:Ladder", {}))
+    monkeypatch.setitem(ENVS, "Ladder-v0", ("tiny_batched:Ladder", {"max_episode_steps": 5}))
     gym.register(
         "rl_gumbel/Ladder-v0",
         "rl_gumbel.vec_env:GymEnv",
+        max_episode_steps=5,
         vector_entry_point="rl_gumbel.vec_env:make_gym_vector_env",
         kwargs={"env_id": "Ladder-v0"},
     )
@@ -80,8 +84,13 @@ def test_every_id_keeps_the_contract_of_gymnasium_and_sb3(env_id):
     assert type(env) is GymEnv
     with warnings.catch_warnings():
         warnings.filterwarnings("error")
-        # Gymnasium warns of spaces without bounds, as those of its own CartPole.
-        warnings.filterwarnings("ignore", message=".*(infinity|different than the dtype)")
+        # Gymnasium warns of spaces without bounds, as those of its own CartPole, and SB3 of a start
+        # that its own algorithms do not take.
+        warnings.filterwarnings("ignore", message=".*(infinity|non-zero start)")
+        # SB3 takes whatever has three dimensions for a photograph, and wonders at two.
+        warnings.filterwarnings("ignore", message="Your observation .*unconventional shape")
+        warnings.filterwarnings("ignore", message="It seems that your observation space.*image")
+        warnings.filterwarnings("ignore", message="The minimal resolution for an image")
         check_env(env, skip_render_check=env.metadata["render_modes"] == [])
         check_env_for_sb3(env)
 
@@ -99,6 +108,7 @@ def test_both_backends_have_equal_spaces_and_limits(env_id):
 def test_bare_and_prefixed_ids_are_one(env_id):
     bare, prefixed = make_vec(env_id, 2, "cpu"), make_vec(registered_id(env_id), 2, "cpu")
     assert type(bare) is type(prefixed)
+    assert gym.spec(registered_id(env_id)).max_episode_steps == bare.max_episode_steps
     assert torch.equal(bare.reset(1), prefixed.reset(1))
 
 
@@ -277,6 +287,7 @@ def test_gymnasium_finds_the_vector_environment(ladder):
         env = gym.make_vec("rl_gumbel/Ladder-v0", 4, max_episode_steps=3)
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert env.unwrapped.batched.max_episode_steps == 3
+    assert gym.make_vec("rl_gumbel/Ladder-v0").unwrapped.batched.max_episode_steps == 5
     assert env.action_space == spaces.MultiDiscrete([2] * 4)
 
 
@@ -350,7 +361,7 @@ def test_gym_vector_env_renders():
 
 def test_gym_env_plays_the_batched_environment(ladder):
     """Every number, over several episodes, is that of the batched environment with B = 1."""
-    env = gym.make("rl_gumbel/Ladder-v0")
+    env = GymEnv("Ladder-v0", max_episode_steps=5)
     actions = np.random.default_rng(1).integers(2, size=60)
     log = play_batched(Ladder(1), 7, actions[:, None])[0]
     obs, info = env.reset(seed=7)
@@ -377,6 +388,21 @@ def test_gym_env_must_be_reset_between_episodes():
     assert env.step(0)[3]
     with pytest.raises(gym.error.ResetNeeded):
         env.step(0)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [
+    (None, 5), (3, 3), (8, 8), (-1, None),
+])  # fmt: skip
+def test_gymnasium_sets_the_time_limit(ladder, limit, expected):
+    """A limit inside the environment would make `gymnasium.make` ignore a longer one."""
+    env = gym.make("rl_gumbel/Ladder-v0", max_episode_steps=limit)
+    obs, _ = env.reset(seed=0)
+    truncations = []
+    for _ in range(expected or 20):
+        obs, _, terminated, truncated, _ = env.step(int(obs == 0))  # up and down: no end
+        assert not terminated
+        truncations.append(truncated)
+    assert truncations == [False] * (len(truncations) - 1) + [expected is not None]
 
 
 def test_gym_env_has_masks_only_where_the_environment_has(ladder):

@@ -14,39 +14,49 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from tiny_batched import Bits, Ladder, Masked, play_batched, play_plain
 from tiny_envs import Tiny, TinyDict
 
-from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
+from rl_gumbel.vec_env.transfer import pack, unpack
 
 NUM_ENVS = 4
 
 
-class Ladder(TorchEnv):
-    """Climb to rung 3 for a reward of 1; at the bottom action 0 (down) is not allowed."""
+# --- transfers --------------------------------------------------------------------------------
 
-    def __init__(self, num_envs: int, max_episode_steps: int | None = 5, **kwargs: Any) -> None:
-        super().__init__(
-            num_envs, spaces.Discrete(4), spaces.Discrete(2), max_episode_steps, **kwargs
-        )
 
-    def initial(self) -> State:
-        return {"rung": self.integers(2)}
+def test_packed_tensors_are_unpacked_as_they_were():
+    """What goes to and from a GPU as one copy; odd sizes would misalign what follows them."""
+    tensors = [
+        torch.tensor([True, False, True]),
+        torch.arange(5.0),
+        torch.arange(3),
+        torch.zeros(0, 4),
+        torch.arange(7, dtype=torch.uint8).flip(0),
+        torch.arange(6.0, dtype=torch.float64).view(2, 3).T,
+        torch.arange(9, dtype=torch.int8).view(3, 3)[:, 1],
+    ]
+    packed = pack(tensors)
+    assert len(packed) == sum(tensor.nbytes for tensor in tensors)
+    for before, after in zip(tensors, unpack(packed, tensors), strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
 
-    def transition(self, state, action):
-        rung = state["rung"] + 2 * action.squeeze(-1) - 1
-        return {"rung": rung}, (rung == 3).float(), rung == 3
 
-    def observe(self, state):
-        return state["rung"]
-
-    def legal(self, state):
-        down = state["rung"] > 0
-        return torch.stack([down, torch.ones_like(down)], -1).unsqueeze(1)
-
-    def frame(self, state):
-        return np.full((2, 3, 3), int(state["rung"]), np.uint8)
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_environments_on_the_gpu_give_numpy_the_same_numbers():
+    env, reference = SB3VecEnv(Ladder(NUM_ENVS, device="cuda")), Ladder(NUM_ENVS)
+    obs = env.reset()
+    reference.reset()
+    reference.state["rung"] = torch.from_numpy(obs)
+    obs, reward, ended, _ = env.step(np.ones(NUM_ENVS, np.int64))
+    step = reference.step(torch.ones(NUM_ENVS, dtype=torch.int64))
+    assert reward.tolist() == step.reward.tolist()
+    assert ended.tolist() == step.ended.tolist()
+    assert obs[~ended].tolist() == step.obs.numpy()[~ended].tolist()
 
 
 # --- SB3VecEnv --------------------------------------------------------------------------------
@@ -58,12 +68,10 @@ def test_infos_are_those_of_monitor_and_dummy_vec_env():
     env = SB3VecEnv(CartPole(NUM_ENVS, 20, dtype=torch.float64))
     peer.reset()
     env.reset()
-    names = ("x", "x_dot", "theta", "theta_dot")
 
     def copy_states(rows) -> None:
         for i in rows:
-            for name, value in zip(names, peer.envs[i].unwrapped.state, strict=True):
-                env.batched.state[name][i] = value
+            env.batched.state["motion"][i] = torch.as_tensor(peer.envs[i].unwrapped.state)
 
     copy_states(range(NUM_ENVS))
     rng = np.random.default_rng(0)
@@ -152,7 +160,7 @@ def test_gradient_environment_steps_without_gradient():
     env = SB3VecEnv(CartPole(NUM_ENVS, gradients=True))
     env.reset()
     env.step(np.zeros(NUM_ENVS, int))
-    assert not env.batched.state["x"].requires_grad
+    assert not env.batched.state["motion"].requires_grad
 
 
 def test_multi_binary_actions_may_be_floats():
@@ -161,22 +169,6 @@ def test_multi_binary_actions_may_be_floats():
     env.reset()
     bits = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
     assert env.step(bits)[1].tolist() == [1, 2, 0]
-
-
-class Bits(TorchEnv):
-    """Reward is the number of bits that are set."""
-
-    def __init__(self, num_envs: int) -> None:
-        super().__init__(num_envs, spaces.Discrete(1), spaces.MultiBinary(2), None)
-
-    def initial(self):
-        return {"zero": torch.zeros(self.num_envs, dtype=torch.int64)}
-
-    def transition(self, state, action):
-        return state, action.sum(-1).float(), state["zero"] == 1
-
-    def observe(self, state):
-        return state["zero"]
 
 
 @pytest.mark.parametrize("action", [2, -1])
@@ -219,66 +211,13 @@ def test_attributes_and_methods_are_those_of_the_batched_environment():
 # --- as_batched -------------------------------------------------------------------------------
 
 
-def play_plain(env_id: str, seed: int, actions: np.ndarray, **kwargs: Any) -> list[dict]:
-    """The transitions of one plain Gymnasium environment, reset where an episode ends."""
-    env = gym.make(env_id, **kwargs)
-    obs, info = env.reset(seed=seed)
-    log, total, length = [], 0.0, 0
-    for action in actions:
-        final_obs, reward, terminated, truncated, info = env.step(action)
-        obs, total, length = final_obs, total + float(reward), length + 1
-        row = {
-            "reward": float(reward),
-            "terminated": bool(terminated),
-            "truncated": bool(truncated) and not terminated,
-            "final_obs": np.array(final_obs).tolist(),
-            "final_mask": np.array(info.get("action_mask", [])).tolist(),
-            "return": total,
-            "length": length,
-        }
-        if terminated or truncated:
-            obs, info = env.reset()
-            total, length = 0.0, 0
-        row |= {
-            "obs": np.array(obs).tolist(),
-            "mask": np.array(info.get("action_mask", [])).tolist(),
-        }
-        log.append(row)
-    env.close()
-    return log
-
-
-def play_batched(env, seed: int, actions: np.ndarray) -> list[list[dict]]:
-    """The same log from a batched environment: for each environment its transitions."""
-    env.reset(seed)
-    logs: list[list[dict]] = [[] for _ in range(env.num_envs)]
-    for action in actions:
-        step = env.step(torch.as_tensor(action))
-        for i in range(env.num_envs):
-            logs[i].append({
-                "reward": float(step.reward[i]),
-                "terminated": bool(step.terminated[i]),
-                "truncated": bool(step.truncated[i]),
-                "final_obs": step.final_obs[i].tolist(),
-                "final_mask": flat(env, step.final_action_mask, i),
-                "return": float(step.episode_return[i]),
-                "length": int(step.episode_length[i]),
-                "obs": step.obs[i].tolist(),
-                "mask": flat(env, step.action_mask, i),
-            })  # fmt: skip
-    return logs
-
-
-def flat(env, mask: torch.Tensor | None, i: int) -> list[int]:
-    return [] if mask is None else env.layout.flatten(mask)[i].int().tolist()
-
-
 def make_dummy(env_id: str, vec_env_cls=DummyVecEnv, **env_kwargs: Any):
     return make_vec_env(env_id, NUM_ENVS, vec_env_cls=vec_env_cls, env_kwargs=env_kwargs)
 
 
-@pytest.mark.parametrize("vec_env_cls", [DummyVecEnv, SubprocVecEnv])
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4"])
+@pytest.mark.parametrize(("env_id", "vec_env_cls"), [
+    ("CartPole-v1", DummyVecEnv), ("Taxi-v4", DummyVecEnv), ("Taxi-v4", SubprocVecEnv),
+])  # fmt: skip
 def test_adapter_gives_the_transitions_of_the_plain_environment(env_id, vec_env_cls):
     kwargs = {"max_episode_steps": 15}
     env = as_batched(make_dummy(env_id, vec_env_cls, **kwargs), "cpu")
@@ -323,11 +262,6 @@ def test_adapter_keeps_dict_observations():
     assert not torch.equal(steps[-1].final_obs["x"], steps[-1].obs["x"])
     assert torch.equal(steps[-2].final_obs["x"], steps[-2].obs["x"])
     assert steps[-1].episode_return.tolist() == [0, 10]
-
-
-class Masked(Tiny):
-    def action_masks(self) -> np.ndarray:
-        return np.array([self.steps % 2 == 0, True, True, True, False])
 
 
 def test_adapter_asks_the_mask_method():

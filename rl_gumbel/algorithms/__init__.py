@@ -3,12 +3,14 @@
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_gumbel.algorithms.ppo import BatchedPPO
+from rl_gumbel.algorithms.reppo import GumbelREPPO
 from rl_gumbel.algorithms.sac import GumbelSAC
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "sac": GumbelSAC,
+    "reppo": GumbelREPPO,
     "ppo": BatchedPPO,
 }
 """Every algorithm by the name that the command line and `configs/` use."""
 
-__all__ = ["ALGORITHMS", "BatchedPPO", "GumbelSAC"]
+__all__ = ["ALGORITHMS", "BatchedPPO", "GumbelREPPO", "GumbelSAC"]

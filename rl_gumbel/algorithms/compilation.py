@@ -29,7 +29,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             except Exception as error:  # compilers fail in many ways, and none is worth a run
                 reason = str(error).strip().splitlines() or [""]
                 warnings.warn(
-                    f"compile=True has no effect: {type(error).__name__}: {reason[0]}",
+                    f"compile=True has no effect on {function.__name__}: "
+                    f"{type(error).__name__}: {reason[0]}",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -7,6 +7,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
+from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.rollout import collect
 from rl_gumbel.types import Rollout, Step
 
@@ -20,6 +21,8 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
 
     rollout: Rollout
     """What `train` learns from."""
+    compile: bool
+    """Whether acting, and what else the subclass says, is compiled."""
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
@@ -29,6 +32,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
+        self._act = compiled(self.policy.act) if self.compile else self.policy.act
 
     def collect_rollouts(
         self,
@@ -44,7 +48,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         def on_step(step: Step) -> bool:
             return self._show_step(callback, step)
 
-        collected = collect(self.batched, self.policy.act, self._obs, n_rollout_steps, on_step)
+        collected = collect(self.batched, self._act, self._obs, n_rollout_steps, on_step)
         if collected is None:
             return False
         self.rollout, self._obs = collected
@@ -54,4 +58,4 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         return True
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rollout", "layout"]
+        return [*super()._excluded_save_params(), "rollout", "layout", "_act"]

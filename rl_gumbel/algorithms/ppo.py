@@ -27,6 +27,15 @@ from rl_gumbel.rollout import following_values
 from rl_gumbel.schedules import make_schedule
 from rl_gumbel.types import Obs
 
+METRICS = (
+    "train/loss",
+    "train/policy_gradient_loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+)
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -260,12 +269,12 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         optimizer.step()
-        return metrics
+        return dict(zip(METRICS, metrics.unbind(), strict=True))
 
     def loss(
         self, batch: Samples, clip_range: Tensor, clip_range_vf: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar loss of a minibatch and what is logged of it."""
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scalar loss of a minibatch and the values of `METRICS`."""
         old_log_prob, old_value, advantage, target = batch.numbers.unbind(-1)
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -278,15 +287,10 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         value_loss = (target - value).square().mean()
         entropy_loss = -distribution.entropy().mean()
         loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        metrics = {
-            "train/loss": loss,
-            "train/policy_gradient_loss": policy_loss,
-            "train/value_loss": value_loss,
-            "train/entropy_loss": entropy_loss,
-            "train/approx_kl": (ratio - 1 - log_ratio).mean(),
-            "train/clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
-        }
-        return loss, {name: metric.detach() for name, metric in metrics.items()}  # for the log
+        approx_kl = (ratio - 1 - log_ratio).mean()
+        clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+        metrics = [loss, policy_loss, value_loss, entropy_loss, approx_kl, clip_fraction]
+        return loss, torch.stack(metrics).detach()  # for the log
 
     def _clip_limits(self) -> tuple[Tensor, Tensor | None]:
         """Return both clip ranges now, as tensors: a number would be compiled in."""

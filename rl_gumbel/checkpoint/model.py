@@ -24,7 +24,6 @@ from rl_gumbel.checkpoint.values import from_json, space_from_json, space_to_jso
 
 FORMAT_VERSION = 1
 TENSORS, RECORD = "model.safetensors", "model.json"
-LOG_ENT_COEF = "log_ent_coef"
 
 NOT_SETTINGS = {"self", "policy", "env", "tensorboard_log", "verbose", "device"}
 """Arguments of a constructor that do not belong to the model, or are kept in another way."""
@@ -52,8 +51,8 @@ def save_model(model: BaseAlgorithm, directory: str | Path) -> None:
         f"policy.{name}": value.detach().cpu().contiguous().clone()
         for name, value in model.policy.state_dict().items()
     }
-    if hasattr(model, LOG_ENT_COEF):
-        tensors[LOG_ENT_COEF] = getattr(model, LOG_ENT_COEF).detach().cpu().clone()
+    for name in model._get_torch_save_params()[1]:  # learned coefficients
+        tensors[name] = getattr(model, name).detach().cpu().clone()
     directory.mkdir(parents=True, exist_ok=True)
     # The step count travels with the tensors: the JSON then stays the same during a run, and the
     # two files agree whenever the process is killed.
@@ -179,16 +178,18 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], int]:
 
 
 def _set_state(model: BaseAlgorithm, state: dict[str, torch.Tensor], directory: Path) -> None:
-    log_ent_coef = state.pop(LOG_ENT_COEF, None)
+    coefficients = {
+        name: state.pop(name) for name in model._get_torch_save_params()[1] if name in state
+    }
     policy = {name.removeprefix("policy."): value for name, value in state.items()}
     try:
         model.policy.load_state_dict(policy)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise ValueError(f"{directory}: the tensors do not fit the networks: {reason}") from error
-    if log_ent_coef is not None:
-        with torch.no_grad():  # a learned coefficient is a leaf
-            getattr(model, LOG_ENT_COEF).copy_(log_ent_coef)
+    with torch.no_grad():  # a learned coefficient is a leaf
+        for name, value in coefficients.items():
+            getattr(model, name).copy_(value)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.algorithms import ALGORITHMS
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.cli import environments
+from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS
@@ -15,8 +17,13 @@ from rl_gumbel.vec_env.names import find_torch_id
 
 MAX_EVALUATION_ENVS = 100
 """Evaluation episodes that run side by side in torch."""
-RESERVED = ("num_envs", "device")
-"""Arguments of torch environments that are settings of the run."""
+RESERVED = {
+    "num_envs": "; use --num-envs",
+    "device": "; use --device",
+    "dtype": "",
+    "gradients": "",
+}
+"""Arguments of torch environments that are not the user's, and what is instead."""
 
 
 def choose_backend(config: TrainConfig) -> str:
@@ -27,9 +34,9 @@ def choose_backend(config: TrainConfig) -> str:
     """
     has_torch = find_torch_id(config.env) is not None
     if config.backend == "torch" and not has_torch:
+        hint = "" if config.env in gym.registry else suggest(config.env, ENVS)
         raise UserError(
-            f"--backend torch: {config.env} has no torch version{suggest(config.env, ENVS)} "
-            f"(see rl-gumbel list envs)"
+            f"--backend torch: {config.env} has no torch version{hint} (see rl-gumbel list envs)"
         )
     if config.backend != "auto":
         return config.backend
@@ -83,15 +90,17 @@ def make_torch_vec(config: TrainConfig, num_envs: int, seed: int, device: str) -
         UserError: for arguments that the environment does not take.
     """
     kwargs: dict[str, Any] = config.env_kwargs
-    for name in RESERVED:
-        if name in kwargs:
-            option = name.replace("_", "-")
-            raise UserError(f"--env-kwargs.{option}: is a setting of the run, --{option}")
+    for name in kwargs.keys() & RESERVED:
+        option = name.replace("_", "-")
+        raise UserError(f"--env-kwargs.{option}: training decides it{RESERVED[name]}")
     try:
         env = SB3VecEnv(make_vec(config.env, num_envs, device, "torch", **kwargs))
     except Exception as error:
         if not kwargs:
             raise  # a bug of the environment, which its author needs to see
-        raise UserError(f"{error} (torch version; --backend gymnasium is the original)") from error
+        reason = str(error)
+        if not isinstance(error, ValueError):  # those of our environments name the argument
+            reason = str(explain(error, config.env, kwargs))
+        raise UserError(f"{reason} (torch version; --backend gymnasium is the original)") from error
     env.seed(seed)
     return env

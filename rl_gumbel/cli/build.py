@@ -36,13 +36,8 @@ def make_model(config: TrainConfig, env: VecEnv, policy: str, device: str) -> Ba
 
 
 def make_arguments(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings as keyword arguments of the algorithm, those without effect left out."""
-    ignored = {setting.field for setting in config.ignored()}
-    arguments = {
-        name: _make_argument(value)
-        for name, value in config.algorithm
-        if f"algorithm.{name}" not in ignored
-    }
+    """Return the settings as keyword arguments of the algorithm."""
+    arguments = {name: _make_argument(value) for name, value in config.algorithm}
     policy_kwargs = {
         name: _make_argument(value) for name, value in config.policy_kwargs if value is not None
     }

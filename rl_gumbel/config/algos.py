@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from rl_gumbel.config.ppo import PPOConfig
+from rl_gumbel.config.reppo import REPPOConfig
 from rl_gumbel.config.sac import SACConfig
 from rl_gumbel.config.schema import TrainConfig
 
 ALGOS: Mapping[str, type[TrainConfig]] = {
     "sac": SACConfig,
+    "reppo": REPPOConfig,
     "ppo": PPOConfig,
 }
 """The first is the default."""

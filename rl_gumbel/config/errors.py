@@ -21,12 +21,16 @@ TEXTS: Mapping[str, str] = {
     "literal_error": "must be {expected}",
     "union_tag_invalid": "must be {expected_tags}",
     "string_too_short": "must not be empty",
+    "too_short": "must have {min_length} entries",
+    "too_long": "must have {max_length} entries",
 }
 """Our words for the kinds of pydantic errors; other kinds keep pydantic's sentence."""
 
+COEFFICIENT = "must be a number, auto, or auto_X with X the initial value (auto_0.02)"
 PATTERNS: Mapping[str, str] = {
     "device": "must be auto, cpu, cuda or cuda:0, cuda:1, ...",
-    "ent_coef": "must be a number, auto, or auto_X with X the initial value (auto_0.02)",
+    "ent_coef": COEFFICIENT,
+    "kl_coef": COEFFICIENT,
 }
 """What a text field with a pattern accepts."""
 

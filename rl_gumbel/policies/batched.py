@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from rl_gumbel.distributions import FactoredCategorical
-from rl_gumbel.extractors import DevicePreprocessing
+from rl_gumbel.extractors import DevicePreprocessing, make_normalizer
 from rl_gumbel.networks import Tanh
 from rl_gumbel.normalize import RunningMoments
 from rl_gumbel.policies.masks import MaskedPrediction
@@ -56,13 +55,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
     ) -> None:
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}
-        if normalize_observations and (
-            not isinstance(observation_space, spaces.Box) or is_image_space(observation_space)
-        ):
-            raise ValueError(
-                f"normalize_observations is for Box observations that are no images; these are "
-                f"{observation_space}"
-            )
+        normalizer = make_normalizer(observation_space) if normalize_observations else None
         super().__init__(
             observation_space,
             action_space,
@@ -74,9 +67,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
             **kwargs,
         )
         self.normalize_observations = normalize_observations
-        self.normalizer = (
-            RunningMoments(observation_space.shape) if normalize_observations else None
-        )
+        self.normalizer = normalizer
         self.register_buffer("padding", self.layout.mask, persistent=False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

@@ -29,9 +29,9 @@ class OneHotActor(FactoredActor):
         super().__init__(**kwargs)
         self.estimation = estimation
 
-    def distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+    def distribution(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
         """Return the distribution of the action, logits `[B, K, N]`."""
-        return super().forward(obs)
+        return super().forward(obs, mask)
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, deterministic: bool = False
@@ -136,6 +136,15 @@ class OneHotPolicy(FactoredPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None) -> OneHotCritic:
         """Return a new critic, with the given features extractor or one of its own."""
         return OneHotCritic(**self._network_kwargs(features_extractor), **self.critic_settings())
+
+    def distribution(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
+        """Return the distribution over actions; `mask` `[B, K, N]`, True where allowed."""
+        distribution: FactoredCategorical = self.actor.distribution(obs, mask)
+        return distribution
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        one_hot: Tensor = self.actor._act(self.distribution(observation, self._mask), deterministic)
+        return one_hot
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), **asdict(self.estimation)}

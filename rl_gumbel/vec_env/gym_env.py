@@ -18,7 +18,7 @@ from rl_gumbel.vec_env.facade import (
     host_step,
     read_action,
 )
-from rl_gumbel.vec_env.names import make_torch_env
+from rl_gumbel.vec_env.names import has_time_limit, make_torch_env
 
 FRAMES_PER_SECOND = 30
 Info = dict[str, Any]
@@ -106,6 +106,8 @@ class GymEnv(gym.Env[Any, Any]):
     Where the environment has masks, `info["action_mask"]` holds the flat one, `[sum(sizes)]` int8,
     as in Gymnasium's Taxi, and `action_masks()` returns it, as sb3-contrib asks for it.
 
+    As Gymnasium's own environments it has no time limit of its own: `gymnasium.make` adds it.
+
     Args:
         env_id: a key of `rl_gumbel.envs.ENVS`.
         render_mode: `rgb_array`, or None.
@@ -121,6 +123,8 @@ class GymEnv(gym.Env[Any, Any]):
     }
 
     def __init__(self, env_id: str, render_mode: str | None = None, **kwargs: Any) -> None:
+        if has_time_limit(env_id):
+            kwargs = {"max_episode_steps": None, **kwargs}
         self.batched = make_torch_env(env_id, 1, **kwargs)
         check_render_mode(self.batched, render_mode)
         if self.batched.render_mode is None:

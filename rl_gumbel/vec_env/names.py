@@ -22,6 +22,12 @@ def find_torch_id(env_id: str) -> str | None:
     return next((known for known in ENVS if registered_id(known) == env_id), None)
 
 
+def has_time_limit(env_id: str) -> bool:
+    """Return whether a torch environment is known by that id and has a time limit."""
+    known = find_torch_id(env_id)
+    return known is not None and "max_episode_steps" in ENVS[known][1]
+
+
 def make_torch_env(env_id: str, num_envs: int, **kwargs: Any) -> TorchEnv:
     """Return the batched torch environment of an id.
 

@@ -32,17 +32,28 @@ def map_leaves(function: Callable[[Any], Any], tree: Tree) -> Tree:
 def _move(tree: Tree, device: torch.device) -> Tree:
     leaves: list[Tensor] = []
     map_leaves(leaves.append, tree)
-    moved = iter(_move_as_one(leaves, device))
+    if all(leaf.device == device for leaf in leaves):
+        return map_leaves(lambda leaf: leaf.detach().clone(), tree)  # numpy has no past
+    moved = iter(unpack(pack(leaves).to(device), leaves))
     return map_leaves(lambda _: next(moved), tree)
 
 
-def _move_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Return copies on a device, which went there side by side as bytes."""
-    # Large elements first: then every one starts at a multiple of its size.
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
-    flat = [tensors[i].detach().reshape(-1).view(torch.uint8) for i in order]  # numpy has no past
-    pieces = torch.cat(flat).to(device).split([len(piece) for piece in flat])
-    copies = [pieces[0]] * len(tensors)
+def pack(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the bytes of all tensors side by side, `[total]` uint8."""
+    # numpy, on either side, has no past.
+    return torch.cat([tensors[i].detach().reshape(-1).view(torch.uint8) for i in _order(tensors)])
+
+
+def unpack(packed: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return views of packed bytes with the shapes and types of the tensors that were packed."""
+    order = _order(tensors)
+    pieces = packed.split([tensors[i].nbytes for i in order])
+    views = list(tensors)
     for i, piece in zip(order, pieces, strict=True):
-        copies[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
-    return copies
+        views[i] = piece.view(tensors[i].dtype).view(tensors[i].shape)
+    return views
+
+
+def _order(tensors: Sequence[Tensor]) -> list[int]:
+    """Return large elements first: then every one starts at a multiple of its size."""
+    return sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())

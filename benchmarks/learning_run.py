@@ -1,0 +1,181 @@
+"""One run of the learning benchmark: train for the budget, then measure the last model.
+
+The same for our algorithms and for peers: 100 episodes with argmax actions and 100 with sampled
+ones (for DQN: with its final epsilon), on environments that training does not use; where the
+environment is a table, the exact expected return of the argmax policy instead of the former.
+`seconds` are those inside `learn`, which does nothing but train; `threshold_timesteps` is the first
+step at which the last 100 training episodes had a mean return of at least `threshold`.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_peers import PEERS, make_peer, read_peer_config
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_gumbel.callbacks import evaluate_model, takes_masks
+from rl_gumbel.cli import make_config
+from rl_gumbel.cli.backends import make_evaluation_vec, make_training_vec
+from rl_gumbel.cli.build import find_device, make_model
+from rl_gumbel.cli.environments import MAX_EPISODE_STEPS, policy_name
+from rl_gumbel.cli.parser import parse
+from rl_gumbel.cli.run_directory import find_commit
+from rl_gumbel.cli.train import EVALUATION_SEED
+from rl_gumbel.config import TrainConfig
+from rl_gumbel.envs.tabular import TabularEnv
+from rl_gumbel.vec_env.names import find_torch_id, make_torch_env
+
+EPISODES = 100
+"""Of an evaluation, and of the window that the threshold looks at."""
+OWN_COLUMN = ("actor_gradient", "estimator", "critic", "num_envs", "total_timesteps", "device")
+"""Settings that stand in columns of their own."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run."""
+
+    env: str
+    algo: str
+    seed: int
+    threshold: float | None = None
+    options: tuple[str, ...] = ()
+    """Of `rl-gumbel train`."""
+
+
+def read_config(job: Job) -> TrainConfig:
+    """Return the settings of a run; of a peer's, those of its task.
+
+    Raises:
+        ConfigError, UserError: for options that cannot be used.
+    """
+    words = ["train", "--env", job.env, "--seed", str(job.seed), *job.options]
+    if job.algo in PEERS:
+        return read_peer_config(job.algo, job.env, parse(words).overrides)
+    return make_config(parse([*words, "--algo", job.algo]))
+
+
+def identify(job: Job) -> Row:
+    """Return what tells one run from another."""
+    config = read_config(job)
+    own = job.algo not in PEERS
+    actor_gradient = getattr(config.algorithm, "actor_gradient", "") if own else ""
+    uses_estimator = actor_gradient == "estimator"
+    return {
+        "env": job.env,
+        "algo": job.algo,
+        "actor_gradient": actor_gradient,
+        "estimator": config.algorithm.estimator if uses_estimator else "",
+        "critic": getattr(config.algorithm, "critic", "") if own else "",
+        "options": " ".join(list_options(job)),
+        "num_envs": config.num_envs,
+        "total_timesteps": config.total_timesteps,
+        "seed": job.seed,
+    }
+
+
+def list_options(job: Job) -> Iterator[str]:
+    """Yield the options that no other column holds."""
+    for place, value in parse(["train", *job.options]).overrides.items():
+        if place[-1] not in OWN_COLUMN:
+            option = ".".join(place).replace("_", "-")
+            yield f"--{option} {value if isinstance(value, str) else json.dumps(value)}"
+
+
+def run_job(job: Job) -> Row:
+    """Return the row of one run."""
+    config = read_config(job)
+    torch.set_num_threads(config.threads)
+    device = find_device(config.device)
+    evaluation_seed = config.seed + EVALUATION_SEED
+    evaluation_env = make_evaluation_vec(config, EPISODES, evaluation_seed, device)
+    env = make_training_vec(config, device)
+    if job.algo in PEERS:
+        model, evaluation_env = make_peer(job.algo, config, env, evaluation_env, device)
+    else:
+        model = make_model(config, env, str(policy_name(env.observation_space)), device)
+    watch = Watch(job.threshold)
+    start = time.perf_counter()
+    model.learn(config.total_timesteps, callback=watch)
+    seconds = time.perf_counter() - start
+    return identify(job) | {
+        **measure(model, evaluation_env, config),
+        "seconds": round(seconds, 2),
+        "threshold": "" if job.threshold is None else job.threshold,
+        "threshold_timesteps": watch.reached or "",
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
+        "commit": find_commit() or "",
+    }
+
+
+class Watch(BaseCallback):
+    """Notes the first step at which the last episodes of training reached a mean return."""
+
+    def __init__(self, threshold: float | None) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.reached: int | None = None
+        self._latest: object = None
+
+    def _on_step(self) -> bool:
+        self._look()
+        return True
+
+    def _on_training_end(self) -> None:
+        self._look()
+
+    def _look(self) -> None:
+        episodes = self.model.ep_info_buffer or []
+        if self.threshold is None or self.reached or len(episodes) < EPISODES:
+            return
+        if episodes[-1] is not self._latest:  # an episode has ended since
+            self._latest = episodes[-1]
+            if np.mean([episode["r"] for episode in episodes]) >= self.threshold:
+                self.reached = self.num_timesteps
+
+
+def measure(model: BaseAlgorithm, env: VecEnv, config: TrainConfig) -> Row:
+    """Return the figures of the model by argmax and by sampled actions."""
+    sampled = evaluate_model(model, env, EPISODES, deterministic=False)
+    row: Row = {"sampled": sampled.mean_reward, "sampled_std": sampled.std_reward}
+    tabular = find_table(config)
+    if tabular is not None:
+        horizon = tabular.max_episode_steps or MAX_EPISODE_STEPS
+        value = tabular.exact_return(argmax_policy(model, tabular), horizon)
+        return row | {"protocol": "exact", "last": value}
+    argmax = evaluate_model(model, env, EPISODES)
+    return row | {
+        "protocol": f"{EPISODES} episodes",
+        "last": argmax.mean_reward,
+        "last_std": argmax.std_reward,
+        "last_length": argmax.mean_ep_length,
+    }
+
+
+def find_table(config: TrainConfig) -> TabularEnv | None:
+    """Return the environment of a run if it is a table."""
+    torch_id = find_torch_id(config.env)
+    if torch_id is None or config.env_wrappers:
+        return None
+    env = make_torch_env(torch_id, 1, **config.env_kwargs)
+    return env if isinstance(env, TabularEnv) else None
+
+
+def argmax_policy(model: BaseAlgorithm, env: TabularEnv) -> torch.Tensor:
+    """Return `[S, A]`: 1 at the action that the model prefers given each observation."""
+    shape = (int(env.observation_space.n), int(env.action_space.n))
+    arguments = {}
+    if takes_masks(model) and env.table.legal is not None:
+        legal = torch.ones(shape, dtype=torch.bool)
+        legal[env.table.observation] = env.table.legal
+        arguments["action_masks"] = legal.numpy()
+    actions, _ = model.predict(np.arange(shape[0]), deterministic=True, **arguments)
+    return torch.nn.functional.one_hot(torch.as_tensor(actions), shape[1]).double()

@@ -1,0 +1,205 @@
+"""PPO and DQN of Stable-Baselines3 as peers of the learning benchmark.
+
+Settings are those that RL Baselines3 Zoo publishes, where it has the environment:
+https://github.com/DLR-RM/rl-baselines3-zoo, commit 22e3ff2, `hyperparams/ppo.yml` and `dqn.yml`.
+Elsewhere they are SB3's defaults but for what `PPO_ELSEWHERE` and `DQN_ELSEWHERE` state. They run
+on Gymnasium's environment, all in one process, unless there is only a torch version.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_gumbel.cli.environments import policy_name
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.config import TrainConfig, load_config
+from rl_gumbel.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a peer runs on an environment."""
+
+    num_envs: int
+    total_timesteps: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    normalize: bool = False
+    """Observations and rewards by `VecNormalize`, as `normalize: true` of the zoo."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An algorithm and its settings by environment."""
+
+    algorithm: type[BaseAlgorithm]
+    published: Mapping[str, Settings]
+    elsewhere: Settings
+
+    def find_settings(self, env: str) -> Settings:
+        """Return the settings on an environment."""
+        return self.published.get(env, self.elsewhere)
+
+
+def falling(start: float) -> Schedule:
+    """Return the zoo's `lin_X`: from X to 0 over training."""
+    return Schedule("linear", start, 0.0)
+
+
+PPO_PUBLISHED = {
+    "CartPole-v1": Settings(
+        8,
+        100_000,
+        {
+            "n_steps": 32,
+            "batch_size": 256,
+            "gae_lambda": 0.8,
+            "gamma": 0.98,
+            "n_epochs": 20,
+            "ent_coef": 0.0,
+            "learning_rate": falling(1e-3),
+            "clip_range": falling(0.2),
+        },
+    ),
+    "MountainCar-v0": Settings(
+        16,
+        1_000_000,
+        {"n_steps": 16, "gae_lambda": 0.98, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0},
+        normalize=True,
+    ),
+    "Acrobot-v1": Settings(
+        16,
+        1_000_000,
+        {"n_steps": 256, "gae_lambda": 0.94, "gamma": 0.99, "n_epochs": 4, "ent_coef": 0.0},
+        normalize=True,
+    ),
+    "LunarLander-v3": Settings(
+        16,
+        1_000_000,
+        {
+            "n_steps": 1024,
+            "batch_size": 64,
+            "gae_lambda": 0.98,
+            "gamma": 0.999,
+            "n_epochs": 4,
+            "ent_coef": 0.01,
+        },
+    ),
+}
+PPO_ELSEWHERE = Settings(8, 100_000, {"n_steps": 256})
+"""8 environments, and a rollout of 2048 steps as by default with one."""
+
+ACROBOT_DQN = Settings(
+    1,
+    100_000,
+    {
+        "learning_rate": 6.3e-4,
+        "batch_size": 128,
+        "buffer_size": 50_000,
+        "learning_starts": 0,
+        "gamma": 0.99,
+        "target_update_interval": 250,
+        "train_freq": 4,
+        "gradient_steps": -1,
+        "exploration_fraction": 0.12,
+        "exploration_final_eps": 0.1,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    },
+)
+DQN_PUBLISHED = {
+    "CartPole-v1": Settings(
+        1,
+        50_000,
+        {
+            "learning_rate": 2.3e-3,
+            "batch_size": 64,
+            "buffer_size": 100_000,
+            "learning_starts": 1000,
+            "gamma": 0.99,
+            "target_update_interval": 10,
+            "train_freq": 256,
+            "gradient_steps": 128,
+            "exploration_fraction": 0.16,
+            "exploration_final_eps": 0.04,
+            "policy_kwargs": {"net_arch": [256, 256]},
+        },
+    ),
+    "MountainCar-v0": Settings(
+        1,
+        120_000,
+        {
+            "learning_rate": 4e-3,
+            "batch_size": 128,
+            "buffer_size": 10_000,
+            "learning_starts": 1000,
+            "gamma": 0.98,
+            "target_update_interval": 600,
+            "train_freq": 16,
+            "gradient_steps": 8,
+            "exploration_fraction": 0.2,
+            "exploration_final_eps": 0.07,
+            "policy_kwargs": {"net_arch": [256, 256]},
+        },
+    ),
+    "Acrobot-v1": ACROBOT_DQN,
+    "LunarLander-v3": ACROBOT_DQN,
+}
+DQN_ELSEWHERE = Settings(1, 100_000, {"buffer_size": 100_000})
+"""A replay that fits in memory."""
+
+PEERS: Mapping[str, Peer] = {
+    "sb3-ppo": Peer(PPO, PPO_PUBLISHED, PPO_ELSEWHERE),
+    "sb3-dqn": Peer(DQN, DQN_PUBLISHED, DQN_ELSEWHERE),
+}
+TASK = {"env", "seed", "env_kwargs", "env_wrappers", "backend", "device", "num_envs"} | {
+    "total_timesteps",
+    "threads",
+}
+"""Settings of `rl-gumbel train` that a peer has too."""
+
+
+def read_peer_config(algo: str, env: str, overrides: Mapping[tuple[str, ...], Any]) -> TrainConfig:
+    """Return the task of a peer as a configuration, whose algorithm is not used.
+
+    Raises:
+        UserError: for a setting that a peer does not have.
+        ConfigError: for a value that cannot be used.
+    """
+    for place in overrides:
+        if place[0] not in TASK:
+            option = ".".join(place).replace("_", "-")
+            raise UserError(f"--{option}: {algo} has the settings of benchmarks/sb3_peers.py")
+    settings = PEERS[algo].find_settings(env)
+    task: dict[tuple[str, ...], Any] = {
+        ("algo",): "ppo",
+        ("num_envs",): settings.num_envs,
+        ("total_timesteps",): settings.total_timesteps,
+        ("backend",): "gymnasium" if env in gym.registry else "auto",
+    }
+    return load_config(None, task | dict(overrides))
+
+
+def make_peer(
+    algo: str, config: TrainConfig, env: VecEnv, evaluation_env: VecEnv, device: str
+) -> tuple[BaseAlgorithm, VecEnv]:
+    """Return an untrained peer, and its environment for evaluation.
+
+    Raises:
+        UserError: if it does not take the environment's spaces.
+    """
+    settings = PEERS[algo].find_settings(config.env)
+    arguments = dict(settings.arguments)
+    if settings.normalize:
+        env = VecNormalize(env, gamma=arguments["gamma"])
+        evaluation_env = VecNormalize(evaluation_env, training=False, norm_reward=False)
+        evaluation_env.obs_rms = env.obs_rms  # the same object, so never behind
+    policy = policy_name(env.observation_space)
+    try:
+        model = PEERS[algo].algorithm(policy, env, seed=config.seed, device=device, **arguments)
+    except AssertionError as error:  # SB3's way to say so
+        raise UserError(f"{algo} on {config.env}: {error}") from error
+    return model, evaluation_env

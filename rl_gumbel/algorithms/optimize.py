@@ -1,0 +1,78 @@
+"""Optimiser steps and learned coefficients, the same in every algorithm."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rl_gumbel.actions import ActionLayout
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None) -> Tensor:
+    """Take one step on the optimiser's parameters alone; return the norm of their gradient.
+
+    The norm is that before clipping to `max_norm`; None does not clip.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in parameters if p.requires_grad]  # an extractor may be frozen
+    optimizer.zero_grad()
+    # inputs: an actor's loss passes through the critic, whose weights need no gradient here.
+    loss.backward(inputs=parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    optimizer.step()
+    return norm
+
+
+def log_coefficient(name: str, value: str | float) -> float:
+    """Return the logarithm of a coefficient, or of what it starts at if it is learned.
+
+    Args:
+        name: of the setting, for the error.
+        value: a number; or, to be learned, `auto` (starting at 1) or `auto_` and the start.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    start = value
+    if isinstance(value, str):
+        word, _, number = value.partition("_")
+        try:
+            start = float(number or 1.0) if word == "auto" else -1.0
+        except ValueError:
+            start = -1.0
+    is_valid = 0 <= start < math.inf if start is value else 0 < start < math.inf
+    if not is_valid:
+        raise ValueError(
+            f"{name} {value!r} must be a number >= 0, 'auto' or 'auto_' and a number > 0"
+        )
+    return math.log(start) if start > 0 else -math.inf
+
+
+def entropy_target(
+    target_entropy: str | float, fraction: float, ent_coef: str | float, layout: ActionLayout
+) -> float:
+    """Return the entropy in nats that a learned coefficient aims at.
+
+    Args:
+        target_entropy: in nats, or `auto` for a fraction of the maximum.
+        fraction: of the maximum, in (0, 1).
+        ent_coef: as given to the algorithm; a number is not learned.
+        layout: of the action space.
+
+    Raises:
+        ValueError: for a target out of range or that would be ignored.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"target_entropy_fraction {fraction!r} must be in (0, 1)")
+    if target_entropy == "auto":
+        return fraction * layout.max_entropy
+    if not isinstance(ent_coef, str):
+        raise ValueError(f"target_entropy {target_entropy!r} would be ignored: ent_coef is fixed")
+    if isinstance(target_entropy, str) or not 0 < target_entropy < layout.max_entropy:
+        raise ValueError(
+            f"target_entropy {target_entropy!r} must be 'auto' or between 0 and the maximum of "
+            f"this space, {layout.max_entropy:.3f} nats (discrete entropy is positive)"
+        )
+    return target_entropy

@@ -1,0 +1,101 @@
+"""Settings that all algorithms share whose policy gradient passes through a learned critic."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+)
+
+from rl_gumbel.config.estimator import EstimatorSettings
+from rl_gumbel.config.schema import Activation, Ignored, Section, tag
+
+Coefficient = Annotated[
+    Annotated[NonNegativeFloat, Tag("a number")]
+    | Annotated[str, Field(pattern=r"^auto(_\d*\.?\d+(e-?\d+)?)?$"), Tag("text")],
+    Discriminator(tag),
+]
+TargetEntropy = Annotated[
+    Annotated[NonNegativeFloat, Tag("a number")] | Annotated[Literal["auto"], Tag("text")],
+    Discriminator(tag),
+]
+
+
+class PathwiseSettings(EstimatorSettings):
+    """How the actor climbs the critic, and how much entropy it keeps."""
+
+    actor_gradient: Literal["estimator", "exact", "local_expectation"] = "estimator"
+    """Actor objective: the estimator, or a baseline that sums over actions instead."""
+    critic: Literal["concat", "multilinear"] = "concat"
+    """MLP on [obs, one_hot], or linear in each factor's one-hot."""
+    ent_coef: Coefficient
+    """Entropy coefficient: a number, auto (learned), or auto_X (learned, starting at X)."""
+    target_entropy: TargetEntropy = "auto"
+    """Entropy in nats that a learned coefficient aims at; auto uses target_entropy_fraction."""
+    target_entropy_fraction: Annotated[float, Field(gt=0, lt=1)]
+    """The same as a fraction of the maximum entropy."""
+    reward_scale: PositiveFloat = 1.0
+    """Factor on the rewards that the critics see; logs stay raw."""
+    cosine_interval: NonNegativeInt = 1000
+    """Updates between measurements of estimator/cosine; 0 is never."""
+
+    def ignored_settings(self) -> Iterator[Ignored]:
+        """Yield each of these settings without effect."""
+        if self.actor_gradient != "estimator":
+            reason = f"actor_gradient {self.actor_gradient} uses no estimator"
+            for name in ("estimator", "temperature", "estimator_kwargs"):
+                yield Ignored(f"algorithm.{name}", "algorithm.actor_gradient", reason)
+        if self.actor_gradient == "exact":
+            reason = "the exact gradient has cosine 1 with itself"
+            yield Ignored("algorithm.cosine_interval", "algorithm.actor_gradient", reason)
+        yield from self.ignored_options()
+        if not isinstance(self.ent_coef, str):
+            reason = "a fixed ent_coef has no target"
+            for name in ("target_entropy", "target_entropy_fraction"):
+                yield Ignored(f"algorithm.{name}", "algorithm.ent_coef", reason)
+        elif self.target_entropy != "auto":
+            field = "algorithm.target_entropy_fraction"
+            yield Ignored(field, "algorithm.target_entropy", "target_entropy is given")
+        if self.critic != "multilinear":
+            reason = f"critic {self.critic} has no rank"
+            yield Ignored("policy_kwargs.rank", "algorithm.critic", reason)
+
+
+class ActorCriticLayers(Section):
+    """Hidden layers of actor and critic, where they differ."""
+
+    pi: list[PositiveInt]
+    """Hidden layers of the actor."""
+    qf: list[PositiveInt]
+    """Hidden layers of each critic."""
+
+
+Layers = Annotated[
+    Annotated[list[PositiveInt], Tag("a list")] | Annotated[ActorCriticLayers, Tag("a mapping")],
+    Discriminator(tag),
+]
+
+
+class PathwisePolicySettings(Section):
+    """Networks of actor and critic."""
+
+    net_arch: Layers = [256, 256]  # noqa: RUF012 (pydantic copies it)
+    """Hidden layers of actor and critics, or {pi: [...], qf: [...]}."""
+    activation_fn: Activation = "silu"
+    """Activation between the layers."""
+    n_critics: PositiveInt
+    """Critics whose minimum is the value."""
+    layer_norm: bool = True
+    """Normalise the hidden layers of the critics."""
+    rank: PositiveInt | None = None
+    """Rank of the multilinear critic's interaction; null is its default."""
+    share_features_extractor: bool = False
+    """One features extractor for actor and critics."""
+    normalize_images: bool = True
+    """Divide image observations by 255."""
