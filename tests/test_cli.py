@@ -630,7 +630,10 @@ MISTAKES = [
      "'no_such_package': pip install no_such_package"),
     (["train", "--env", "Pendulum-v1"], "Pendulum-v1: action space Box(-2.0, 2.0, (1,), float32) "
      "is not supported: supported are Discrete, MultiDiscrete (1-D) and MultiBinary(n);\n"
-     "for continuous actions use SAC of stable-baselines3"),
+     "DiscretePendulum-v1 has the same task with discrete ones (--env DiscretePendulum-v1)\n"),
+    (["train", "--env", "MountainCarContinuous-v0"], "MountainCarContinuous-v0: action space "
+     "Box(-1.0, 1.0, (1,), float32) is not supported: supported are Discrete, MultiDiscrete (1-D) "
+     "and MultiBinary(n);\nfor continuous actions use SAC of stable-baselines3"),
     (["train", "--env", "cli/Text-v0"], "cli/Text-v0: networks cannot read observation space Text"),
     (["train", "--env", "Blackjack-v1"], "Blackjack-v1: networks cannot read observation space "
      "Tuple(Discrete(32), Discrete(11), Discrete(2));\n"
@@ -675,13 +678,6 @@ def test_a_mistake_costs_a_line_and_leaves_nothing(call, tmp_path, words, messag
     assert err.startswith(f"rl-gumbel: {message}")
     assert err.count("\n") <= 2
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_continuous_task_is_refused_with_its_discrete_twin(call, monkeypatch):
-    monkeypatch.setitem(ENVS, "DiscretePendulum-v1", (f"{__name__}:EndlessTorch", {}))
-    code, _, err = call("train", "--algo", "ppo", "--env", "Pendulum-v1")
-    hint = "DiscretePendulum-v1 has the same task with discrete ones (--env DiscretePendulum-v1)\n"
-    assert (code, err.splitlines(keepends=True)[1:]) == (2, [hint])
 
 
 def test_a_missing_extra_is_named_with_its_pip_line(call, monkeypatch):
