@@ -242,42 +242,59 @@ class TorchEnv(BatchedEnv):
         """
         if not self.state:
             raise RuntimeError(f"{type(self).__name__} must be reset before its first step")
+        self._starts_age += 1
+        if self._starts_age >= self._starts_interval:
+            with torch.no_grad():  # an episode starts without a past
+                self._starts = self.initial()
+            self._starts_age = 0
+        counts = self.episode_return, self.episode_length
+        self.state, counts, step = self.advance(self.state, self._starts, counts, action)
+        self.episode_return, self.episode_length = counts
+        self.action_mask = step.action_mask
+        return step
+
+    def advance(
+        self, state: State, starts: State, counts: tuple[Tensor, Tensor], action: Tensor
+    ) -> tuple[State, tuple[Tensor, Tensor], Step]:
+        """Return what follows `state`: states, counts and the step; changes nothing.
+
+        This is what `compile=True` of an algorithm compiles.
+
+        Args:
+            state: of B environments.
+            starts: states of new episodes, which take over where one ends.
+            counts: returns and lengths of the episodes so far, `[B]` each.
+            action: see `BatchedEnv.step`.
+        """
         with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
-            state, reward, terminated = self.transition(self.state, self._read(action))
+            state, reward, terminated = self.transition(state, self._read(action))
             final_obs = self.observe(state)
         reward = reward.float()
-        length = self.episode_length + 1
         # The logged return carries no gradient.
-        episode_return = self.episode_return + reward.detach()
+        episode_return, length = counts[0] + reward.detach(), counts[1] + 1
         if self.max_episode_steps is None:
             ended = terminated
         else:
             ended = terminated | (length >= self.max_episode_steps)
-        self._starts_age += 1
-        if self._starts_age >= self._starts_interval:
-            with torch.no_grad():
-                self._starts = self.initial()
-            self._starts_age = 0
         # A new episode has no gradient to the action that ended the last one.
-        self.state = {
-            name: value if name in self.persistent else _select(ended, self._starts[name], value)
+        following = {
+            name: value if name in self.persistent else _select(ended, starts[name], value)
             for name, value in state.items()
         }
-        obs = self.observe(self.state)
-        self.episode_return = episode_return.masked_fill(ended, 0.0)
-        self.episode_length = length.masked_fill(ended, 0)
-        self.action_mask = self.legal(self.state)
-        return Step(
-            obs=obs,
+        mask = self.legal(following)
+        step = Step(
+            obs=self.observe(following),
             reward=reward,
             terminated=terminated,
             truncated=ended ^ terminated,
             final_obs=final_obs,
-            action_mask=self.action_mask,
-            final_action_mask=None if self.action_mask is None else self.legal(state),
+            action_mask=mask,
+            final_action_mask=None if mask is None else self.legal(state),
             episode_return=episode_return,
             episode_length=length,
         )
+        counts = episode_return.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
+        return following, counts, step
 
     def _read(self, action: Tensor) -> Tensor:
         """Return categories `[B, K]`, or the one-hots where their gradient may be wanted."""

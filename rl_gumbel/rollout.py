@@ -45,18 +45,21 @@ def collect(
         steps.append(step)
         if not on_step(step):
             return None
+    truncated, interval = torch.stack([step.truncated for step in steps]), env.truncation_interval
     rollout = Rollout(
         obs=_stack(observations),
         action_mask=_stack(masks),
         index=torch.stack(indices),
         reward=torch.stack([step.reward for step in steps]),
         terminated=torch.stack([step.terminated for step in steps]),
-        truncated=torch.stack([step.truncated for step in steps]),
-        truncated_obs=_at_truncation(steps, [step.final_obs for step in steps], env),
-        truncated_mask=_at_truncation(steps, [step.final_action_mask for step in steps], env),
+        truncated=truncated,
+        truncated_obs=_at_truncation(truncated, [step.final_obs for step in steps], interval),
+        truncated_mask=_at_truncation(
+            truncated, [step.final_action_mask for step in steps], interval
+        ),
         episode_return=torch.stack([step.episode_return for step in steps]),
         episode_length=torch.stack([step.episode_length for step in steps]),
-        truncation_interval=env.truncation_interval,
+        truncation_interval=interval,
     )
     return rollout, obs
 
@@ -81,25 +84,32 @@ def _stack(values: Sequence[Any]) -> Any:
     return None if values[0] is None else tree_map(lambda *parts: torch.stack(parts), *values)
 
 
-def _at_truncation(steps: Sequence[Step], values: Sequence[Any], env: BatchedEnv) -> Any:
-    """Return `[R, B, ...]`: in each window of `truncation_interval` steps that of the truncation.
+def _at_truncation(truncated: Tensor, values: Sequence[Any], interval: int | None) -> Any:
+    """Return `[R, B, ...]`: in each window of `interval` steps that of the truncation.
 
-    Keeping the few values that may be needed saves the memory and, later, the network's work on
-    the last observations of every step.
+    Keeping the few values that may be needed saves the network's work on the last observations of
+    every step.
+
+    Args:
+        truncated: `[T, B]` bool.
+        values: T times `[B, ...]`.
+        interval: `truncation_interval` of the environment.
     """
     if values[0] is None:
         return None
-    if env.truncation_interval is None:
+    if interval is None:
         return tree_map(lambda value: value.new_empty((0, *value.shape)), values[0])
-    windows = []
-    for start in range(0, len(steps), env.truncation_interval):
-        kept = values[start]
-        for t in range(start + 1, min(start + env.truncation_interval, len(steps))):
-            kept = tree_map(_keep(steps[t].truncated), values[t], kept)
-        windows.append(kept)
-    return _stack(windows)
-
-
-def _keep(truncated: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the choice of the first value in the rows that were truncated."""
-    return lambda new, kept: torch.where(truncated.view(-1, *[1] * (new.ndim - 1)), new, kept)
+    stacked = _stack(values)
+    if interval == 1:
+        return stacked
+    # In a window without a truncation any step will do: nobody looks at it.
+    steps = torch.stack(
+        [
+            start + window.to(torch.uint8).argmax(0)
+            for start, window in zip(
+                range(0, len(values), interval), truncated.split(interval), strict=True
+            )
+        ]
+    )
+    columns = torch.arange(steps.shape[1], device=steps.device)
+    return tree_map(lambda value: value[steps, columns], stacked)

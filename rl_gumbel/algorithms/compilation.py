@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from rl_gumbel.envs.base import TorchEnv
+
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the compiled function; if its first call fails, a warning says why and it runs as is.
@@ -38,3 +40,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return state["chosen"](*args, **kwargs)
 
     return call
+
+
+def compile_steps(env: TorchEnv) -> None:
+    """Compile the steps of an environment, once."""
+    if "advance" not in vars(env):
+        env.advance = compiled(env.advance)  # type: ignore[method-assign]

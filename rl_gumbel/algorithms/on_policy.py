@@ -1,5 +1,7 @@
 """The on-policy loop of SB3 with rollouts that stay on the device."""
 
+from typing import Any
+
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -7,7 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
-from rl_gumbel.algorithms.compilation import compiled
+from rl_gumbel.algorithms.compilation import compile_steps, compiled
+from rl_gumbel.envs.base import TorchEnv
 from rl_gumbel.rollout import collect
 from rl_gumbel.types import Rollout, Step
 
@@ -33,6 +36,12 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
         self._act = compiled(self.policy.act) if self.compile else self.policy.act
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        result = super()._setup_learn(*args, **kwargs)
+        if self.compile and isinstance(self.batched, TorchEnv):
+            compile_steps(self.batched)
+        return result
 
     def collect_rollouts(
         self,
