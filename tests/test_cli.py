@@ -635,7 +635,7 @@ MISTAKES = [
      "Box(-1.0, 1.0, (1,), float32) is not supported: supported are Discrete, MultiDiscrete (1-D) "
      "and MultiBinary(n);\nfor continuous actions use SAC of stable-baselines3"),
     (["train", "--env", "cli/Text-v0"], "cli/Text-v0: networks cannot read observation space Text"),
-    (["train", "--env", "Blackjack-v1"], "Blackjack-v1: networks cannot read observation space "
+    (["train", "--env", "Blackjack-v1", "--backend", "gymnasium"], "Blackjack-v1: networks cannot read observation space "
      "Tuple(Discrete(32), Discrete(11), Discrete(2));\n"
      "try --env-wrappers '[gymnasium.wrappers.FlattenObservation]'"),
     (["train", "--env", "minigrid:MiniGrid-Empty-5x5-v0"], "minigrid:MiniGrid-Empty-5x5-v0: "
@@ -643,8 +643,10 @@ MISTAKES = [
      "'mission' (MissionSpace);\ntry --env-wrappers '[minigrid.wrappers.FlatObsWrapper]'"),
     (["train", "--env", "FrozenLake-v1", "--env-kwargs.is-slipery", "false"],
      "FrozenLake-v1 has no argument 'is_slipery'; did you mean is_slippery?"),
-    (["train", "--env", "FrozenLake-v1", "--env-kwargs.map-name", "9x9"],
+    (["train", "--env=FrozenLake-v1", "--env-kwargs.map-name=9x9", "--backend=gymnasium"],
      "FrozenLake-v1 refused its arguments (map_name='9x9'): KeyError: '9x9'"),
+    (["train", "--env=FrozenLake-v1", "--env-kwargs.map-name=9x9", "--algo=ppo"],
+     "map_name '9x9' of FrozenLake is not one of 4x4, 8x8; "),
     (["train", "--env-wrappers", "[gymnasium.wrappers.Flat]"], "--env-wrappers: "
      "gymnasium.wrappers has no Flat"),
     (["train", "--env-wrappers", "[gymnasum.Flat]"], "--env-wrappers: cannot import "
