@@ -635,8 +635,8 @@ MISTAKES = [
      "Box(-1.0, 1.0, (1,), float32) is not supported: supported are Discrete, MultiDiscrete (1-D) "
      "and MultiBinary(n);\nfor continuous actions use SAC of stable-baselines3"),
     (["train", "--env", "cli/Text-v0"], "cli/Text-v0: networks cannot read observation space Text"),
-    (["train", "--env", "Blackjack-v1", "--backend", "gymnasium"], "Blackjack-v1: networks cannot read observation space "
-     "Tuple(Discrete(32), Discrete(11), Discrete(2));\n"
+    (["train", "--env", "Blackjack-v1", "--backend", "gymnasium"], "Blackjack-v1: networks cannot "
+     "read observation space Tuple(Discrete(32), Discrete(11), Discrete(2));\n"
      "try --env-wrappers '[gymnasium.wrappers.FlattenObservation]'"),
     (["train", "--env", "minigrid:MiniGrid-Empty-5x5-v0"], "minigrid:MiniGrid-Empty-5x5-v0: "
      "networks cannot read observation 'image' (an image under 36 pixels), "
