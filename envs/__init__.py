@@ -26,6 +26,8 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "MinAtar/Breakout-v1": ("rl_gumbel.envs.minatar.breakout:Breakout", {}),
     "MinAtar/Freeway-v1": ("rl_gumbel.envs.minatar.freeway:Freeway", {}),
     "MinAtar/Asterix-v1": ("rl_gumbel.envs.minatar.asterix:Asterix", {}),
+    "MinAtar/SpaceInvaders-v1": ("rl_gumbel.envs.minatar.space_invaders:SpaceInvaders", {}),
+    "MinAtar/Seaquest-v1": ("rl_gumbel.envs.minatar.seaquest:Seaquest", {}),
     "ProbeValue-v0": (f"{_PROBES}:ProbeValue", {}),
     "ProbeObservation-v0": (f"{_PROBES}:ProbeObservation", {}),
     "ProbeDiscount-v0": (f"{_PROBES}:ProbeDiscount", {}),
