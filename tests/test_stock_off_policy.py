@@ -21,10 +21,10 @@ from rl_gumbel import (
     GumbelTD3Policy,
     OneHotActions,
     check_stock,
-    distributions,
     estimators,
     stock_kwargs,
 )
+from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.policies.one_hot import OneHotActor
 
@@ -146,7 +146,12 @@ def test_stock_sac_takes_the_steps_of_gumbel_sac(monkeypatch):
     def fixed_noise(shape: Any, device: Any, generator: Any = None) -> Tensor:
         return -torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(0)).log()
 
-    monkeypatch.setattr(distributions, "sample_gumbel", fixed_noise)
+    def sample(self: FactoredCategorical, generator: Any = None) -> Tensor:
+        noise = fixed_noise(self.log_probs.shape, self.log_probs.device)
+        return (self.log_probs + noise).argmax(-1)
+
+    # The same draws where one of them samples by inversion.
+    monkeypatch.setattr(FactoredCategorical, "sample", sample)
     monkeypatch.setattr(estimators, "sample_gumbel", fixed_noise)
     same = {"learning_rate": 1e-3, "tau": 0.01, "ent_coef": "auto_0.1"}
     stock = build(SAC, factored_env(), **same)

@@ -15,6 +15,7 @@ from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_tra
 from rl_gumbel.cli.build import find_device, make_model
 from rl_gumbel.cli.environments import policy_name
 from rl_gumbel.cli.errors import INTERRUPTED
+from rl_gumbel.cli.memory import keep_freed_memory
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
 from rl_gumbel.config import TrainConfig, find_tuned
@@ -35,6 +36,7 @@ def train(config: TrainConfig, args: argparse.Namespace) -> int:
     device = find_device(config.device)
     if device == "cpu":
         torch.set_num_threads(config.threads)
+        keep_freed_memory()
     env = make_training_vec(config, device)
     model = make_model(config, env, str(policy_name(env.observation_space)), device)
     evaluation_seed = (config.seed + EVALUATION_SEED) % 2**32
