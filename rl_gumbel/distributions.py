@@ -49,7 +49,7 @@ class FactoredCategorical:
         self,
         estimator: str = "straight_through_gumbel",
         *,
-        temperature: float | None = None,
+        temperature: float | Tensor | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         validate: bool = False,

@@ -43,7 +43,9 @@ def _hard(scores: Tensor) -> Tensor:
 # --- the estimators: (log_probs [..., N], temperature, noise) -> (one_hot, probs) ---------------
 
 
-def gumbel_softmax(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+def gumbel_softmax(
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the relaxed sample softmax((logits + G) / temperature): not one-hot.
 
     Jang et al. 2017 (arXiv 1611.01144), eq. 2. Unbiased for the relaxed objective only; the
@@ -52,7 +54,9 @@ def gumbel_softmax(log_probs: Tensor, temperature: float, noise: Tensor) -> tupl
     return ((log_probs + noise) / temperature).softmax(-1), log_probs.exp()
 
 
-def probabilities(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+def probabilities(
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return softmax(logits / temperature) itself, e.g. [0.2, 0.8]: deterministic, not one-hot.
 
     The mean-field baseline: no noise and no bias where the objective is linear in the vector, but
@@ -61,7 +65,9 @@ def probabilities(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple
     return (log_probs / temperature).softmax(-1), log_probs.exp()
 
 
-def straight_through(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+def straight_through(
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return `D` with the gradient of softmax(logits / temperature).
 
     Bengio et al. 2013 (arXiv 1308.3432). At temperature 1 the gradient is J(p) g: exact, with zero
@@ -72,7 +78,7 @@ def straight_through(log_probs: Tensor, temperature: float, noise: Tensor) -> tu
 
 
 def straight_through_gumbel(
-    log_probs: Tensor, temperature: float, noise: Tensor
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return `D` with the gradient of the relaxed sample softmax((logits + G) / temperature).
 
@@ -84,7 +90,7 @@ def straight_through_gumbel(
     return replace_gradient(_hard(perturbed), soft), log_probs.exp()
 
 
-def reinmax(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tensor, Tensor]:
+def reinmax(log_probs: Tensor, temperature: float | Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return `D` with the second-order gradient 2 J(m) g - J(p) g / 2.
 
     `m` is the mean of softmax(logits / temperature) and `D`. Liu et al. 2023 (arXiv 2304.08612),
@@ -99,7 +105,7 @@ def reinmax(log_probs: Tensor, temperature: float, noise: Tensor) -> tuple[Tenso
 
 
 def gumbel_rao(
-    log_probs: Tensor, temperature: float, noise: Tensor, *, num_samples: int = 10
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor, *, num_samples: int = 10
 ) -> tuple[Tensor, Tensor]:
     """Return `D` with the straight-through Gumbel gradient averaged over noise that gives `D`.
 
@@ -122,7 +128,7 @@ def gumbel_rao(
 
 
 def gapped_straight_through(
-    log_probs: Tensor, temperature: float, noise: Tensor, *, gap: float = 1.0
+    log_probs: Tensor, temperature: float | Tensor, noise: Tensor, *, gap: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return `D` with the gradient of a softmax whose logits are shifted until `D` leads by `gap`.
 
@@ -138,7 +144,11 @@ def gapped_straight_through(
 
 
 def decoupled_straight_through(
-    log_probs: Tensor, temperature: float, noise: Tensor, *, forward_temperature: float = 1.0
+    log_probs: Tensor,
+    temperature: float | Tensor,
+    noise: Tensor,
+    *,
+    forward_temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return `D`, drawn at `forward_temperature`, with the gradient of softmax at `temperature`.
 
@@ -179,7 +189,7 @@ class Estimator:
         self,
         logits: Tensor,
         *,
-        temperature: float | None = None,
+        temperature: float | Tensor | None = None,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
@@ -190,7 +200,8 @@ class Estimator:
 
         Args:
             logits: `[..., N]` of any floating dtype; each row of the last axis is one factor.
-            temperature: of the gradient (the sample does not depend on it).
+            temperature: of the gradient (the sample does not depend on it). A scalar tensor, which
+                a compiled function needs to see it change, is not checked.
             mask: broadcastable to `logits`, True where a category may be chosen.
             generator: source of the noise, on the device of the logits.
             noise: standard Gumbel noise instead of a draw: the shape of `logits`, and for
@@ -206,7 +217,8 @@ class Estimator:
         """
         if temperature is None:
             temperature = self.default_temperature
-        self.check(temperature, options)
+        if not isinstance(temperature, Tensor):
+            self.check(temperature, options)
         if validate:
             check_logits(logits, mask)
         options = {**self.options, **options}

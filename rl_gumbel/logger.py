@@ -55,3 +55,27 @@ def record(logger: Logger, metrics: Sequence[Mapping[str, Tensor]]) -> None:
             logger.record(name, value)
     for name in means.keys() - scalars.keys():
         logger.record(name, means[name].cpu(), exclude=("stdout", "log", "json", "csv"))
+
+
+class Means:
+    """Means of metrics over many updates, kept on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: Mapping[str, Tensor]) -> None:
+        """Take in what one update measured."""
+        for name, value in metrics.items():
+            if name in self._sums:
+                self._sums[name] += value
+                self._counts[name] += 1
+            else:  # a copy, since a CUDA graph writes its next result over this one
+                self._sums[name] = value.detach().clone()  # for the log
+                self._counts[name] = 1
+
+    def record(self, logger: Logger) -> None:
+        """Log the means and start anew; reads the device once."""
+        record(logger, [{name: total / self._counts[name] for name, total in self._sums.items()}])
+        self._sums.clear()
+        self._counts.clear()

@@ -80,21 +80,25 @@ class BatchedAlgorithm(BaseAlgorithm):
         )
         return callback.on_step()
 
-    def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> None:
+    def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> int:
         """Put the episodes that ended into SB3's buffer, the latest last; reads the device once.
 
         Args:
             ended: `[T, B]` bool.
             returns: `[T, B]` float32, of the episode up to each step.
             lengths: `[T, B]` int64, likewise.
+
+        Returns:
+            How many ended.
         """
         assert self.ep_info_buffer is not None
         # As doubles, which hold a length exactly, so that one copy brings all three.
         table = torch.stack([ended.double(), returns.double(), lengths.double()]).cpu()
-        rows = table[1:, table[0].bool()][:, -self._stats_window_size :]
+        rows = table[1:, table[0].bool()]
         now = round(time.time() - self.start_time / 1e9, 6)
-        for episode_return, length in rows.T.tolist():
+        for episode_return, length in rows[:, -self._stats_window_size :].T.tolist():
             self.ep_info_buffer.append({"r": episode_return, "l": int(length), "t": now})
+        return rows.shape[1]
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "batched", "_obs", "_last_obs"]

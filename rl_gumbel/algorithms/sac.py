@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import (
     GymEnv,
@@ -14,13 +14,17 @@ from stable_baselines3.common.type_aliases import (
     ReplayBufferSamples,
     Schedule,
 )
-from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.algorithms.compilation import compiled
+from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
+from rl_gumbel.buffers import DeviceReplaySamples
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.estimators import ESTIMATORS
-from rl_gumbel.logger import record
+from rl_gumbel.logger import Means
 from rl_gumbel.losses import (
     MAX_JOINT_ACTIONS,
     cosine,
@@ -37,13 +41,14 @@ from rl_gumbel.policies.factored import (
     FactoredMultiInputPolicy,
     FactoredPolicy,
 )
+from rl_gumbel.policies.masks import MaskedAlgorithm
 from rl_gumbel.schedules import make_schedule
 
 ACTOR_GRADIENTS = ("estimator", "exact", "local_expectation")
 PROBE_BATCH_SIZE = 64
 
 
-class GumbelSAC(OffPolicyAlgorithm):
+class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
     """Soft actor-critic on `Discrete`, `MultiDiscrete` and `MultiBinary` action spaces.
 
     Haarnoja et al. 2018 (arXiv 1812.05905) with three changes for discrete actions: the actor's
@@ -53,7 +58,9 @@ class GumbelSAC(OffPolicyAlgorithm):
 
     Args:
         policy: `MlpPolicy`, `CnnPolicy`, `MultiInputPolicy` or a `FactoredPolicy` class.
-        env: with a supported action space.
+        env: with a supported action space: what SB3 takes, or a `BatchedEnv`, of which nothing
+            leaves the device: neither collection nor replay nor update waits for the host. Its
+            action masks hold for the policy, the target and the entropy.
         estimator: a name in `ESTIMATORS`; see `rl_gumbel.estimators`.
         temperature: of the estimator: a number, a `Schedule` (or its mapping) over training, or
             None for the estimator's default.
@@ -63,12 +70,15 @@ class GumbelSAC(OffPolicyAlgorithm):
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
         ent_coef: entropy coefficient, 0 for none; `auto` learns it, `auto_0.1` starting at 0.1.
-        target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum.
+        target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum. Where a
+            mask leaves fewer actions it is lower, in proportion to the maximum that they leave.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
         reward_scale: factor on the rewards when they are sampled; logged returns stay raw.
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         cosine_interval: gradient steps between two measurements of `estimator/cosine`, which are
             made where enumeration is affordable; 0 makes none.
+        compile: compile the losses and their gradients by `torch.compile`; where that fails a
+            warning says why and training goes on without.
 
     Raises:
         TypeError: for an action space that is not supported.
@@ -90,7 +100,7 @@ class GumbelSAC(OffPolicyAlgorithm):
     def __init__(
         self,
         policy: str | type[FactoredPolicy],
-        env: GymEnv | str,
+        env: GymEnv | BatchedEnv | str,
         learning_rate: float | Schedule = 5e-4,
         buffer_size: int = 100_000,
         learning_starts: int = 1000,
@@ -115,6 +125,7 @@ class GumbelSAC(OffPolicyAlgorithm):
         reward_scale: float = 1.0,
         max_grad_norm: float | None = None,
         cosine_interval: int = 1000,
+        compile: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -131,7 +142,7 @@ class GumbelSAC(OffPolicyAlgorithm):
             )
         super().__init__(
             policy,
-            env,
+            env,  # type: ignore[arg-type]  # `_wrap_env` takes batched environments too
             learning_rate,
             buffer_size,
             learning_starts,
@@ -165,6 +176,9 @@ class GumbelSAC(OffPolicyAlgorithm):
         self.reward_scale = reward_scale
         self.max_grad_norm = max_grad_norm
         self.cosine_interval = cosine_interval
+        self.compile = compile
+        self._means = Means()
+        self._latest: dict[str, float] = {}
         if _init_setup_model:
             self._check_settings()
             self._setup_model()
@@ -192,6 +206,13 @@ class GumbelSAC(OffPolicyAlgorithm):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be >= {least}")
         self._check_entropy_settings()
+        if self.is_batched:
+            for name in ("replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} {getattr(self, name)!r} would be ignored: the replay of a "
+                        f"BatchedEnv is a DeviceReplayBuffer"
+                    )
 
     def _check_entropy_settings(self) -> None:
         learned = isinstance(self.ent_coef, str)
@@ -221,11 +242,22 @@ class GumbelSAC(OffPolicyAlgorithm):
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
-        self.layout = self.policy.layout
         self._setup_estimator()
         if self.target_entropy == "auto":
             self.target_entropy = self.target_entropy_fraction * self.layout.max_entropy
         self._setup_ent_coef()
+        # Listed once: a module looks for its parameters anew each time.
+        self._trained = {
+            module: [p for group in module.optimizer.param_groups for p in group["params"]]
+            for module in (self.actor, self.critic)
+        }
+        self._averaged = [list(net.parameters()) for net in (self.critic_target, self.critic)]
+        self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
+        if self.compile:
+            self._critic_loss, self._actor_loss = (
+                compiled(self.critic_loss),
+                compiled(self.actor_loss),
+            )
 
     def _setup_estimator(self) -> None:
         """Build what turns the distribution into a value to climb, from plain attributes."""
@@ -238,8 +270,7 @@ class GumbelSAC(OffPolicyAlgorithm):
             temperature = self.temperature_schedule(progress_remaining)
             check_estimator(self.estimator, temperature, self.estimator_kwargs)
         sizes = torch.tensor(self.layout.sizes, dtype=torch.float32, device=self.device)
-        # A factor of one category has no entropy; 1 avoids 0 / 0 there.
-        self._max_entropy_per_factor = torch.where(sizes > 1, sizes.log(), 1.0)
+        self._max_entropy_per_factor = sizes.log()
         self._joint: Tensor | None = None
         if self.layout.num_joint <= MAX_JOINT_ACTIONS:
             self._joint = joint_one_hots(self.layout, self.device)
@@ -255,7 +286,10 @@ class GumbelSAC(OffPolicyAlgorithm):
             initial = float(self.ent_coef.split("_")[1]) if "_" in self.ent_coef else 1.0
             self.log_ent_coef = torch.full((1,), math.log(initial), device=self.device)
             self.log_ent_coef.requires_grad_(True)
-            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            fused = self.policy.optimizer_kwargs.get("fused", False)
+            self.ent_coef_optimizer = torch.optim.Adam(
+                [self.log_ent_coef], lr=self.lr_schedule(1), fused=fused
+            )
         else:
             self.ent_coef_optimizer = None
             log = math.log(self.ent_coef) if self.ent_coef > 0 else -math.inf
@@ -264,30 +298,55 @@ class GumbelSAC(OffPolicyAlgorithm):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update critic, actor, entropy coefficient and target critic `gradient_steps` times."""
         self.policy.set_training_mode(True)
-        optimizers = [self.actor.optimizer, self.critic.optimizer]
-        if self.ent_coef_optimizer is not None:
-            optimizers.append(self.ent_coef_optimizer)
-        self._update_learning_rate(optimizers)
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        for optimizer in (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer):
+            if optimizer is not None:
+                update_learning_rate(optimizer, learning_rate)
         temperature = self.temperature_schedule(self._current_progress_remaining)
-        metrics = []
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
-            metrics.append(self.update_critic(batch))
-            if self._is_probe_due():
-                metrics.append(self.probe_cosine(batch.observations, temperature))
-            metrics.append(self.update_actor(batch.observations, temperature))
-            self._n_updates += 1
-            if self._n_updates % self.target_update_interval == 0:
-                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("estimator/temperature", temperature)
-        record(self.logger, metrics)
+            self.update(batch_size, temperature)
+        self._latest = {"train/learning_rate": learning_rate, "estimator/temperature": temperature}
 
-    def update_critic(self, batch: ReplayBufferSamples) -> dict[str, Tensor]:
+    def update(self, batch_size: int, temperature: float) -> None:
+        """Update everything once, from a batch of the replay; take note of what is logged."""
+        batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+        obs, mask = batch.observations, getattr(batch, "action_masks", None)
+        self._means.add(self.update_critic(batch))
+        if self._is_probe_due():
+            self._means.add(self.probe_cosine(obs, temperature, mask))
+        self._means.add(self.update_actor(obs, temperature, mask))
+        self._n_updates += 1
+        if self._n_updates % self.target_update_interval == 0:
+            with torch.no_grad():  # theta' <- theta' + tau (theta - theta')
+                torch._foreach_lerp_(*self._averaged, self.tau)
+
+    @property
+    def logger(self) -> Logger:
+        """The logger, which first takes what the updates measured since it was asked for last.
+
+        So the device is read when logs are written, and not after every update.
+        """
+        logger = super().logger
+        if self._latest:
+            logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            for name, value in self._latest.items():
+                logger.record(name, value)
+            self._latest = {}
+            self._means.record(logger)
+        return logger
+
+    def update_critic(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
+        loss = self._critic_loss(batch)
+        self._step(self.critic, loss)
+        return {"train/critic_loss": loss.detach()}
+
+    def critic_loss(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> Tensor:
+        """Return the scalar loss of the critic on a batch."""
         discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
         with torch.no_grad():  # the target is a constant
-            next_policy = self.actor(batch.next_observations)
+            next_mask = getattr(batch, "next_action_masks", None)
+            next_policy = self.actor(batch.next_observations, next_mask)
             # Linear in each factor, a multilinear critic gives the exact expectation at once.
             next_action = (
                 next_policy.probs
@@ -302,37 +361,56 @@ class GumbelSAC(OffPolicyAlgorithm):
                 next_value + self.log_ent_coef.exp() * next_policy.entropy(),
             )
         one_hot = self.layout.index_to_one_hot(self.layout.to_index(batch.actions))
-        loss = critic_loss(self.critic(batch.observations, one_hot), target)
-        self._step(self.critic, loss)
-        return {"train/critic_loss": loss.detach()}
+        return critic_loss(self.critic(batch.observations, one_hot), target)
 
-    def update_actor(self, obs: PyTorchObs, temperature: float) -> dict[str, Tensor]:
-        """Take one step on the actor and the entropy coefficient; return what is logged."""
-        policy = self.actor(obs)
+    def update_actor(
+        self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Take one step on the actor and the entropy coefficient; return what is logged.
+
+        Args:
+            obs: `[B, *O]`.
+            temperature: of the estimator.
+            mask: `[B, K, N]`, True where a category may be chosen; None if everything may.
+        """
+        # A compiled function would be compiled again for every number.
+        scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
+        loss, entropy = self._actor_loss(obs, scalar, mask)
+        grad_norm = self._step(self.actor, loss)
+        entropy = entropy.detach()  # the coefficient's loss must not reach the actor
+        most = self._max_entropy_per_factor if mask is None else mask.sum(-1).log()
+        most = most.expand_as(entropy)
+        metrics = {
+            "train/actor_loss": loss.detach(),
+            "train/ent_coef": self.log_ent_coef.detach().exp().squeeze(0),
+            "estimator/grad_norm": grad_norm,
+            "estimator/entropy": _share(entropy.mean(0).sum(), most.mean(0).sum()),
+            "estimator/entropy_per_factor": _share(entropy.mean(0), most.mean(0)),
+        }
+        if self.ent_coef_optimizer is not None:
+            share = self.target_entropy / (self.layout.max_entropy or 1.0)
+            surplus = (entropy - share * most).sum(-1).mean()
+            metrics["train/ent_coef_loss"] = (self.log_ent_coef.detach() * surplus).squeeze(0)
+            self.log_ent_coef.grad = surplus.expand(1)  # of that loss, which is linear in it
+            self.ent_coef_optimizer.step()
+        return metrics
+
+    def actor_loss(
+        self, obs: PyTorchObs, temperature: float | Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the scalar loss of the actor and the entropies `[B, K]`."""
+        policy = self.actor(obs, mask)
         entropy = policy.entropy_per_factor()
         ent_coef = self.log_ent_coef.detach().exp()
         value = self._value(policy, obs, temperature, self.actor_gradient)
-        loss = -(value + ent_coef * entropy.sum(-1)).mean()
-        grad_norm = self._step(self.actor, loss)
-        entropy = entropy.detach()  # the coefficient's loss must not reach the actor
-        metrics = {
-            "train/actor_loss": loss.detach(),
-            "train/ent_coef": ent_coef.squeeze(0),
-            "estimator/grad_norm": grad_norm,
-            "estimator/entropy": entropy.sum(-1).mean() / (self.layout.max_entropy or 1.0),
-            "estimator/entropy_per_factor": entropy.mean(0) / self._max_entropy_per_factor,
-        }
-        if self.ent_coef_optimizer is not None:
-            surplus = (entropy.sum(-1) - self.target_entropy).mean()
-            ent_coef_loss = (self.log_ent_coef * surplus).squeeze(0)
-            self.ent_coef_optimizer.zero_grad()
-            ent_coef_loss.backward()
-            self.ent_coef_optimizer.step()
-            metrics["train/ent_coef_loss"] = ent_coef_loss.detach()
-        return metrics
+        return -(value + ent_coef * entropy.sum(-1)).mean(), entropy
 
     def _value(
-        self, policy: FactoredCategorical, obs: PyTorchObs, temperature: float, gradient: str
+        self,
+        policy: FactoredCategorical,
+        obs: PyTorchObs,
+        temperature: float | Tensor,
+        gradient: str,
     ) -> Tensor:
         """Return the `[B]` value that the actor climbs, with a gradient of the named kind."""
         with torch.no_grad():  # the critic's features do not depend on the action
@@ -353,14 +431,14 @@ class GumbelSAC(OffPolicyAlgorithm):
         action_value: Tensor = self.critic.network.actor_value(features, sample.one_hot)
         return action_value
 
-    def _step(self, module: BasePolicy | FactoredCritic, loss: Tensor) -> Tensor:
+    def _step(self, module: BasePolicy | FactoredCritic, loss: Tensor) -> Tensor | None:
         """Take one optimiser step on the module alone; return the norm of its gradient."""
-        parameters = [p for group in module.optimizer.param_groups for p in group["params"]]
-        parameters = [p for p in parameters if p.requires_grad]  # an extractor may be frozen
-        module.optimizer.zero_grad()
-        # inputs: the actor's loss passes through the critic, whose weights need no gradient here.
-        loss.backward(inputs=parameters)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # The actor's loss passes through the critic, whose weights get no gradient here.
+        parameters = [p for p in self._trained[module] if p.requires_grad]  # some may be frozen
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
         module.optimizer.step()
@@ -374,16 +452,19 @@ class GumbelSAC(OffPolicyAlgorithm):
             and self._n_updates % self.cosine_interval == 0
         )
 
-    def probe_cosine(self, obs: PyTorchObs, temperature: float) -> dict[str, Tensor]:
+    def probe_cosine(
+        self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
         if isinstance(obs, dict):
             obs = {name: part[:PROBE_BATCH_SIZE] for name, part in obs.items()}
         else:
             obs = obs[:PROBE_BATCH_SIZE]
+        mask = None if mask is None else mask[:PROBE_BATCH_SIZE]
         parameters = [p for p in self.actor.parameters() if p.requires_grad]
         gradients = []
         for kind in (self.actor_gradient, "exact"):
-            value = self._value(self.actor(obs), obs, temperature, kind).mean()
+            value = self._value(self.actor(obs, mask), obs, temperature, kind).mean()
             gradients.append(torch.autograd.grad(value, parameters, materialize_grads=True))
         return {"estimator/cosine": cosine(*gradients)}
 
@@ -402,14 +483,21 @@ class GumbelSAC(OffPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["actor", "critic", "critic_target", "layout", "temperature_schedule"]
-        return [*super()._excluded_save_params(), *built, "_joint", "_max_entropy_per_factor"]
+        built = ["actor", "critic", "critic_target", "temperature_schedule", "_joint"]
+        built += ["_max_entropy_per_factor", "_critic_loss", "_actor_loss", "_means", "_latest"]
+        built += ["_trained", "_averaged"]
+        return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]
         if self.ent_coef_optimizer is not None:
             state_dicts.append("ent_coef_optimizer")
         return state_dicts, ["log_ent_coef"]
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Return part / whole; 0 where there is nothing to have a share of."""
+    return torch.where(whole > 0, part / whole, 0.0)
 
 
 def _is_auto(ent_coef: str | float) -> bool:

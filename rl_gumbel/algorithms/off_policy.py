@@ -1,0 +1,176 @@
+"""The off-policy loop of SB3; on batched environments its steps and its replay are tensors."""
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import (
+    MaybeCallback,
+    RolloutReturn,
+    TrainFreq,
+    TrainFrequencyUnit,
+)
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from rl_gumbel.actions import ActionLayout
+from rl_gumbel.algorithms.batched import BatchedAlgorithm
+from rl_gumbel.buffers import DeviceReplayBuffer
+from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.types import Step
+from rl_gumbel.vec_env import SB3VecEnv, as_batched
+
+EPISODES_INTERVAL = 100
+"""Steps of batched environments between two reads of the episodes that ended meanwhile."""
+
+
+class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
+    """SB3's `OffPolicyAlgorithm`; what it collects from a `BatchedEnv` never leaves the device.
+
+    Any other environment, also a `BatchedEnv` under a wrapper of SB3, takes SB3's own way, with its
+    buffers. The policy of a subclass has `act(obs, mask)`, which returns sampled categories
+    `[B, K]`.
+
+    Logs are written as in SB3 after each `log_interval` episodes, but no more often than every
+    `EPISODES_INTERVAL` steps.
+    """
+
+    layout: ActionLayout
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the environment is a `BatchedEnv`."""
+        return isinstance(self.env, SB3VecEnv)
+
+    def _setup_model(self) -> None:
+        self.layout = ActionLayout.from_space(self.action_space)
+        # Ends, returns and lengths since the last read.
+        self._episodes: list[tuple[Tensor, Tensor, Tensor]] = []
+        if not self.is_batched:
+            super()._setup_model()
+            return
+        self.batched = as_batched(self.env, self.device)
+        self._padding = None if self.layout.mask is None else self.layout.mask.to(self.device)
+        self._make_replay_buffer()
+        # SB3 would choose a buffer for them, which is not used, and refuse Dict observations.
+        n_steps, buffer_class = self.n_steps, self.replay_buffer_class
+        self.n_steps = 1
+        super()._setup_model()
+        self.n_steps, self.replay_buffer_class = n_steps, buffer_class
+        self._check_train_freq()
+
+    def _make_replay_buffer(self) -> None:
+        self.replay_buffer = DeviceReplayBuffer(
+            self.buffer_size,
+            self.observation_space,
+            self.action_space,
+            self.device,
+            self.n_envs,
+            n_steps=self.n_steps,
+            gamma=self.gamma,
+            has_masks=self.batched.masked,
+        )
+
+    def _check_train_freq(self) -> None:
+        assert isinstance(self.train_freq, TrainFreq)
+        if self.train_freq.unit is not TrainFrequencyUnit.STEP:
+            raise ValueError(
+                f"train_freq {self.train_freq.frequency!r} episodes: with batched environments it "
+                f"must be in steps, since a count of episodes would wait for the device at each"
+            )
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        if not self.is_batched:
+            return OffPolicyAlgorithm._setup_learn(self, total_timesteps, callback, *args, **kwargs)
+        result = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        # Built without the environments, or before their first reset told of masks.
+        buffer = self.replay_buffer
+        if not isinstance(buffer, DeviceReplayBuffer) or buffer.has_masks != self.batched.masked:
+            self._make_replay_buffer()
+        return result
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Store `train_freq` steps of every environment in the replay; as SB3's."""
+        if not self.is_batched:
+            return super().collect_rollouts(
+                env,
+                callback,
+                train_freq,
+                replay_buffer,
+                action_noise,
+                learning_starts,
+                log_interval,
+            )
+        self.policy.set_training_mode(False)
+        callback.on_rollout_start()
+        for count in range(1, train_freq.frequency + 1):
+            step = self.collect_step(learning_starts)
+            if not self._show_step(callback, step):
+                return RolloutReturn(count * self.n_envs, 0, continue_training=False)
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            if len(self._episodes) >= EPISODES_INTERVAL:
+                self._log(log_interval)
+        callback.on_rollout_end()
+        return RolloutReturn(train_freq.frequency * self.n_envs, 0, continue_training=True)
+
+    @torch.no_grad()  # what is learned is learned from the replay
+    def collect_step(self, learning_starts: int = 0) -> Step:
+        """Take one step in every environment, store it and return it.
+
+        Actions are uniform over those allowed before `learning_starts`, then the policy's.
+        """
+        obs, mask = self._obs, self.batched.action_mask
+        assert obs is not None
+        if self.num_timesteps < learning_starts:
+            index = self._uniform(mask).sample()
+        else:
+            index = self.policy.act(obs, mask)
+        action = self.layout.to_action(index)
+        step = self.batched.step(action)
+        self._obs = step.obs
+        self.replay_buffer.add(obs, action, step, mask)
+        self._episodes.append((step.ended, step.episode_return, step.episode_length))
+        return step
+
+    def _uniform(self, mask: Tensor | None) -> FactoredCategorical:
+        """Return the uniform distribution over the allowed actions of every environment."""
+        size = (self.n_envs, self.layout.num_factors, self.layout.num_categories)
+        mask = self._padding if mask is None else mask
+        return FactoredCategorical(torch.zeros(size, device=self.device), mask, validate=False)
+
+    def _log(self, log_interval: int | None) -> None:
+        """Read the episodes that ended since the last time, and log if enough have."""
+        before = self._episode_num
+        self._read_episodes()
+        if log_interval is not None and self._episode_num // log_interval > before // log_interval:
+            self.dump_logs()
+
+    def _read_episodes(self) -> None:
+        if self._episodes:
+            ended, returns, lengths = map(torch.stack, zip(*self._episodes, strict=True))
+            self._episodes.clear()
+            self._episode_num += self._record_episodes(ended, returns, lengths)
+
+    def dump_logs(self) -> None:
+        """Write the log, as SB3 does."""
+        self._read_episodes()
+        super().dump_logs()
+
+    def _excluded_save_params(self) -> list[str]:
+        names = [*super()._excluded_save_params(), "layout", "_episodes", "_padding"]
+        # In SB3's own way a loaded model may go on from the observation that it was saved at.
+        return names if self.is_batched else [name for name in names if name != "_last_obs"]
