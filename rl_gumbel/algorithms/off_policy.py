@@ -50,6 +50,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         # Ends, returns and lengths since the last read.
         self._episodes: list[tuple[Tensor, Tensor, Tensor]] = []
         if not self.is_batched:
+            self._check_masks()
             super()._setup_model()
             return
         self.batched = as_batched(self.env, self.device)
@@ -61,6 +62,13 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         super()._setup_model()
         self.n_steps, self.replay_buffer_class = n_steps, buffer_class
         self._check_train_freq()
+
+    def _check_masks(self) -> None:
+        if self.env is not None and self.env.has_attr("action_masks"):
+            raise ValueError(
+                "the action masks of the environment would be ignored: pass it as a BatchedEnv, "
+                "rl_gumbel.vec_env.as_batched(vec_env, device), without wrappers around that"
+            )
 
     def _make_replay_buffer(self) -> None:
         self.replay_buffer = DeviceReplayBuffer(
@@ -120,10 +128,13 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         for count in range(1, train_freq.frequency + 1):
             step = self.collect_step(learning_starts)
             if not self._show_step(callback, step):
+                self._read_episodes()
                 return RolloutReturn(count * self.n_envs, 0, continue_training=False)
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             if len(self._episodes) >= EPISODES_INTERVAL:
                 self._log(log_interval)
+        if self.num_timesteps >= self._total_timesteps:
+            self._read_episodes()
         callback.on_rollout_end()
         return RolloutReturn(train_freq.frequency * self.n_envs, 0, continue_training=True)
 
