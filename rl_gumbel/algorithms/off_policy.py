@@ -131,10 +131,9 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
                 self._read_episodes()
                 return RolloutReturn(count * self.n_envs, 0, continue_training=False)
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
-            if len(self._episodes) >= EPISODES_INTERVAL:
+            is_last = self.num_timesteps >= self._total_timesteps
+            if is_last or len(self._episodes) >= EPISODES_INTERVAL:
                 self._log(log_interval)
-        if self.num_timesteps >= self._total_timesteps:
-            self._read_episodes()
         callback.on_rollout_end()
         return RolloutReturn(train_freq.frequency * self.n_envs, 0, continue_training=True)
 
