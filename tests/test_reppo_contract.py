@@ -439,7 +439,7 @@ def test_the_same_seed_gives_the_same_weights():
         ({"env": Tiny(spaces.MultiBinary(9)), "actor_gradient": "exact"}, "more than 256; use"),
         ({"env": Tiny(spaces.Box(-1, 1, (2,)))}, "is not supported: supported are Discrete"),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else value[:40],
 )
 def test_settings_out_of_range_or_without_effect_are_refused(kwargs, message):
     with pytest.raises((ValueError, TypeError), match=message):
