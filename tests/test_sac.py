@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_gumbel import ESTIMATORS, GumbelSAC, Schedule
-from rl_gumbel.algorithms.sac import ACTOR_GRADIENTS
+from rl_gumbel.algorithms.objective import ACTOR_GRADIENTS
 from rl_gumbel.networks import CRITICS
 
 SPACES = {

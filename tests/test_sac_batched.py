@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rl_gumbel import GumbelSAC, load_model, save_model
 from rl_gumbel.algorithms import compilation, sac
+from rl_gumbel.algorithms.objective import ACTOR_GRADIENTS
 from rl_gumbel.algorithms.off_policy import EPISODES_INTERVAL
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.callbacks import evaluate_model
@@ -36,7 +37,7 @@ from rl_gumbel.vec_env import SB3VecEnv, as_batched
 FACTORED = spaces.MultiDiscrete([3, 2], start=[-1, 4])
 SMALL = {"net_arch": [16]}
 EVERY_CRITIC = pytest.mark.parametrize("critic", list(CRITICS))
-EVERY_GRADIENT = pytest.mark.parametrize("actor_gradient", sac.ACTOR_GRADIENTS)
+EVERY_GRADIENT = pytest.mark.parametrize("actor_gradient", ACTOR_GRADIENTS)
 
 
 class Gates(TorchEnv):

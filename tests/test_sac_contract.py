@@ -354,7 +354,7 @@ def test_load_needs_nothing_but_the_file(tmp_path):
     for name in SETTINGS.keys() - {"critic"}:
         assert getattr(loaded, name) == SETTINGS[name], name
     assert loaded.policy_kwargs == {**policy_kwargs, "critic": "multilinear"}
-    assert loaded.temperature_schedule(0.5) == 0.75
+    assert loaded.objective.temperature(0.5) == 0.75
     assert (loaded.num_timesteps, loaded._n_updates) == (30, 40)
     for name in ("actor.optimizer", "critic.optimizer", "ent_coef_optimizer"):
         ours, theirs = (m.get_parameters()[name]["state"] for m in (model, loaded))

@@ -88,7 +88,7 @@ class ActorObjective:
         policy: FactoredCategorical,
         critic: ConcatCritic | MultilinearCritic,
         features: Tensor,
-        temperature: float,
+        temperature: float | Tensor,
         actor_gradient: str | None = None,
     ) -> Tensor:
         """Return the `[B]` value of the policy's actions, with a gradient to its logits.
@@ -124,7 +124,7 @@ class ActorObjective:
         policy: FactoredCategorical,
         critic: ConcatCritic | MultilinearCritic,
         features: Tensor,
-        temperature: float,
+        temperature: float | Tensor,
         parameters: list[Tensor],
     ) -> Tensor:
         """Return the scalar cosine of this gradient, on `parameters`, and the enumerated one."""

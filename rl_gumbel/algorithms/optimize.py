@@ -13,12 +13,15 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | No
 
     The norm is that before clipping to `max_norm`; None does not clip.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    parameters = [p for p in parameters if p.requires_grad]  # an extractor may be frozen
-    optimizer.zero_grad()
-    # inputs: an actor's loss passes through the critic, whose weights need no gradient here.
-    loss.backward(inputs=parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in everything if p.requires_grad]  # an extractor may be frozen
+    # Of these alone: an actor's loss passes through the critic, whose weights need no gradient.
+    gradients = dict(
+        zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True)
+    )
+    for parameter in everything:
+        parameter.grad = gradients.get(parameter)
+    norm = torch.nn.utils.get_total_norm([g for g in gradients.values() if g is not None])
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     optimizer.step()

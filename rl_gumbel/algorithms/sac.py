@@ -16,25 +16,17 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.compilation import compiled
+from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
+from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient
 from rl_gumbel.buffers import DeviceReplaySamples
-from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.base import BatchedEnv
-from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.logger import Means
-from rl_gumbel.losses import (
-    MAX_JOINT_ACTIONS,
-    cosine,
-    critic_loss,
-    exact_value,
-    joint_one_hots,
-    local_expectation_value,
-    soft_bellman_target,
-)
-from rl_gumbel.policies.estimation import check_estimator
+from rl_gumbel.losses import critic_loss, soft_bellman_target
 from rl_gumbel.policies.factored import (
     FactoredCnnPolicy,
     FactoredCritic,
@@ -42,9 +34,7 @@ from rl_gumbel.policies.factored import (
     FactoredPolicy,
 )
 from rl_gumbel.policies.masks import MaskedAlgorithm
-from rl_gumbel.schedules import make_schedule
 
-ACTOR_GRADIENTS = ("estimator", "exact", "local_expectation")
 PROBE_BATCH_SIZE = 64
 
 
@@ -184,20 +174,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             self._setup_model()
 
     def _check_settings(self) -> None:
-        """Raise for what is out of range, unknown or would be ignored, before anything is built."""
-        ActionLayout.from_space(self.action_space)
-        check_estimator(self.estimator, options=self.estimator_kwargs)
-        if self.actor_gradient not in ACTOR_GRADIENTS:
-            known = ", ".join(ACTOR_GRADIENTS)
-            raise ValueError(f"unknown actor_gradient {self.actor_gradient!r}; known: {known}")
-        if self.actor_gradient != "estimator":
-            for name in ("temperature", "estimator_kwargs"):
-                value = getattr(self, name)
-                if value is not None and value != {}:
-                    raise ValueError(
-                        f"{name} {value!r} would be ignored: actor_gradient is "
-                        f"{self.actor_gradient!r}, not 'estimator'"
-                    )
+        """Raise for what is out of range or would be ignored, before anything is built."""
         for name in ("reward_scale", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -205,7 +182,9 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         for name, least in (("target_update_interval", 1), ("cosine_interval", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be >= {least}")
-        self._check_entropy_settings()
+        layout = ActionLayout.from_space(self.action_space)
+        log_coefficient("ent_coef", self.ent_coef)
+        entropy_target(self.target_entropy, self.target_entropy_fraction, self.ent_coef, layout)
         if self.is_batched:
             for name in ("replay_buffer_class", "replay_buffer_kwargs", "optimize_memory_usage"):
                 if getattr(self, name):
@@ -214,86 +193,43 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
                         f"BatchedEnv is a DeviceReplayBuffer"
                     )
 
-    def _check_entropy_settings(self) -> None:
-        learned = isinstance(self.ent_coef, str)
-        if not (_is_auto(self.ent_coef) if learned else 0 <= self.ent_coef < math.inf):
-            raise ValueError(
-                f"ent_coef {self.ent_coef!r} must be a number >= 0, 'auto' or 'auto_' and a "
-                f"number > 0"
-            )
-        if self.target_entropy != "auto":
-            most = ActionLayout.from_space(self.action_space).max_entropy
-            if not learned:
-                raise ValueError(
-                    f"target_entropy {self.target_entropy!r} would be ignored: ent_coef is fixed"
-                )
-            if isinstance(self.target_entropy, str) or not 0 < self.target_entropy < most:
-                raise ValueError(
-                    f"target_entropy {self.target_entropy!r} must be 'auto' or between 0 and the "
-                    f"maximum of this space, {most:.3f} nats (discrete entropy is positive)"
-                )
-        if not 0 < self.target_entropy_fraction < 1:
-            raise ValueError(
-                f"target_entropy_fraction {self.target_entropy_fraction!r} must be in (0, 1)"
-            )
-
     def _setup_model(self) -> None:
+        layout = ActionLayout.from_space(self.action_space)
+        self.objective = ActorObjective(
+            layout,
+            self.device,
+            self.actor_gradient,
+            self.estimator,
+            self.temperature,
+            self.estimator_kwargs,
+        )
         super()._setup_model()
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
-        self._setup_estimator()
         if self.target_entropy == "auto":
-            self.target_entropy = self.target_entropy_fraction * self.layout.max_entropy
+            self.target_entropy = self.target_entropy_fraction * layout.max_entropy
+        sizes = torch.tensor(layout.sizes, dtype=torch.float32, device=self.device)
+        self._max_entropy_per_factor = sizes.log()
         self._setup_ent_coef()
         # Listed once: a module looks for its parameters anew each time.
-        self._trained = {
-            module: [p for group in module.optimizer.param_groups for p in group["params"]]
-            for module in (self.actor, self.critic)
-        }
         self._averaged = [list(net.parameters()) for net in (self.critic_target, self.critic)]
         self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
         if self.compile:
-            self._critic_loss, self._actor_loss = (
-                compiled(self.critic_loss),
-                compiled(self.actor_loss),
-            )
-
-    def _setup_estimator(self) -> None:
-        """Build what turns the distribution into a value to climb, from plain attributes."""
-        temperature = self.temperature
-        self.temperature_schedule = make_schedule(
-            ESTIMATORS[self.estimator].default_temperature if temperature is None else temperature
-        )
-        # Both ends, so that a bad schedule fails now and not at the end of a long run.
-        for progress_remaining in (1.0, 0.0):
-            temperature = self.temperature_schedule(progress_remaining)
-            check_estimator(self.estimator, temperature, self.estimator_kwargs)
-        sizes = torch.tensor(self.layout.sizes, dtype=torch.float32, device=self.device)
-        self._max_entropy_per_factor = sizes.log()
-        self._joint: Tensor | None = None
-        if self.layout.num_joint <= MAX_JOINT_ACTIONS:
-            self._joint = joint_one_hots(self.layout, self.device)
-        elif self.actor_gradient == "exact":
-            raise ValueError(
-                f"actor_gradient 'exact' sums over all joint actions, and {self.action_space} has "
-                f"more than {MAX_JOINT_ACTIONS}; use 'local_expectation'"
-            )
+            self._critic_loss = compiled(self.critic_loss)
+            self._actor_loss = compiled(self.actor_loss)
 
     def _setup_ent_coef(self) -> None:
         """Build the entropy coefficient, learned or fixed, as SB3's SAC does."""
+        log = log_coefficient("ent_coef", self.ent_coef)
+        self.log_ent_coef = torch.full((1,), log, device=self.device)
+        self.ent_coef_optimizer = None
         if isinstance(self.ent_coef, str):
-            initial = float(self.ent_coef.split("_")[1]) if "_" in self.ent_coef else 1.0
-            self.log_ent_coef = torch.full((1,), math.log(initial), device=self.device)
-            self.log_ent_coef.requires_grad_(True)
             fused = self.policy.optimizer_kwargs.get("fused", False)
+            self.log_ent_coef.requires_grad_(True)
             self.ent_coef_optimizer = torch.optim.Adam(
                 [self.log_ent_coef], lr=self.lr_schedule(1), fused=fused
             )
-        else:
-            self.ent_coef_optimizer = None
-            log = math.log(self.ent_coef) if self.ent_coef > 0 else -math.inf
-            self.log_ent_coef = torch.full((1,), log, device=self.device)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update critic, actor, entropy coefficient and target critic `gradient_steps` times."""
@@ -302,7 +238,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         for optimizer in (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer):
             if optimizer is not None:
                 update_learning_rate(optimizer, learning_rate)
-        temperature = self.temperature_schedule(self._current_progress_remaining)
+        temperature = self.objective.temperature(self._current_progress_remaining)
         for _ in range(gradient_steps):
             self.update(batch_size, temperature)
         self._latest = {"train/learning_rate": learning_rate, "estimator/temperature": temperature}
@@ -338,7 +274,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
     def update_critic(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
         loss = self._critic_loss(batch)
-        self._step(self.critic, loss)
+        descend(self.critic.optimizer, loss, self.max_grad_norm)
         return {"train/critic_loss": loss.detach()}
 
     def critic_loss(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> Tensor:
@@ -376,7 +312,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         # A compiled function would be compiled again for every number.
         scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
         loss, entropy = self._actor_loss(obs, scalar, mask)
-        grad_norm = self._step(self.actor, loss)
+        grad_norm = descend(self.actor.optimizer, loss, self.max_grad_norm)
         entropy = entropy.detach()  # the coefficient's loss must not reach the actor
         most = self._max_entropy_per_factor if mask is None else mask.sum(-1).log()
         most = most.expand_as(entropy)
@@ -402,53 +338,18 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         policy = self.actor(obs, mask)
         entropy = policy.entropy_per_factor()
         ent_coef = self.log_ent_coef.detach().exp()
-        value = self._value(policy, obs, temperature, self.actor_gradient)
+        features = self._critic_features(obs)
+        value = self.objective.value(policy, self.critic.network, features, temperature)
         return -(value + ent_coef * entropy.sum(-1)).mean(), entropy
 
-    def _value(
-        self,
-        policy: FactoredCategorical,
-        obs: PyTorchObs,
-        temperature: float | Tensor,
-        gradient: str,
-    ) -> Tensor:
-        """Return the `[B]` value that the actor climbs, with a gradient of the named kind."""
-        with torch.no_grad():  # the critic's features do not depend on the action
-            features = self.critic.features(obs)
-
-        def values(one_hot: Tensor) -> Tensor:
-            rows = features.expand(one_hot.shape[0], -1, -1).flatten(0, 1)
-            return self.critic.network.actor_value(rows, one_hot.flatten(0, 1)).unflatten(
-                0, one_hot.shape[:2]
-            )
-
-        if gradient == "exact":
-            assert self._joint is not None
-            return exact_value(policy, self._joint, values)
-        if gradient == "local_expectation":
-            return local_expectation_value(policy, policy.sample(), self.layout, values)
-        sample = policy.rsample(self.estimator, temperature=temperature, **self.estimator_kwargs)
-        action_value: Tensor = self.critic.network.actor_value(features, sample.one_hot)
-        return action_value
-
-    def _step(self, module: BasePolicy | FactoredCritic, loss: Tensor) -> Tensor | None:
-        """Take one optimiser step on the module alone; return the norm of its gradient."""
-        # The actor's loss passes through the critic, whose weights get no gradient here.
-        parameters = [p for p in self._trained[module] if p.requires_grad]  # some may be frozen
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        norm = torch.nn.utils.get_total_norm([g for g in gradients if g is not None])
-        if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
-        module.optimizer.step()
-        return norm
+    @torch.no_grad()  # they do not depend on the action
+    def _critic_features(self, obs: PyTorchObs) -> Tensor:
+        return self.critic.features(obs)
 
     def _is_probe_due(self) -> bool:
         return (
-            self._joint is not None
+            self.objective.has_cosine
             and self.cosine_interval > 0
-            and self.actor_gradient != "exact"
             and self._n_updates % self.cosine_interval == 0
         )
 
@@ -456,17 +357,16 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
-        if isinstance(obs, dict):
-            obs = {name: part[:PROBE_BATCH_SIZE] for name, part in obs.items()}
-        else:
-            obs = obs[:PROBE_BATCH_SIZE]
+        obs = tree_map(lambda part: part[:PROBE_BATCH_SIZE], obs)
         mask = None if mask is None else mask[:PROBE_BATCH_SIZE]
-        parameters = [p for p in self.actor.parameters() if p.requires_grad]
-        gradients = []
-        for kind in (self.actor_gradient, "exact"):
-            value = self._value(self.actor(obs, mask), obs, temperature, kind).mean()
-            gradients.append(torch.autograd.grad(value, parameters, materialize_grads=True))
-        return {"estimator/cosine": cosine(*gradients)}
+        value = self.objective.cosine(
+            self.actor(obs, mask),
+            self.critic.network,
+            self._critic_features(obs),
+            temperature,
+            [p for p in self.actor.parameters() if p.requires_grad],
+        )
+        return {"estimator/cosine": value}
 
     def learn(
         self,
@@ -483,9 +383,8 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["actor", "critic", "critic_target", "temperature_schedule", "_joint"]
-        built += ["_max_entropy_per_factor", "_critic_loss", "_actor_loss", "_means", "_latest"]
-        built += ["_trained", "_averaged"]
+        built = ["actor", "critic", "critic_target", "objective", "_averaged", "_means", "_latest"]
+        built += ["_max_entropy_per_factor", "_critic_loss", "_actor_loss"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -498,12 +397,3 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """Return part / whole; 0 where there is nothing to have a share of."""
     return torch.where(whole > 0, part / whole, 0.0)
-
-
-def _is_auto(ent_coef: str | float) -> bool:
-    """Return whether the coefficient is `auto` or `auto_` and a positive number."""
-    word, _, initial = str(ent_coef).partition("_")
-    try:
-        return word == "auto" and (not initial or 0 < float(initial) < math.inf)
-    except ValueError:
-        return False
