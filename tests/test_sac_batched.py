@@ -661,8 +661,8 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
         eager, fallback = (weights(build(compile=flag).learn(80)) for flag in (False, True))
     messages = [str(warning.message) for warning in caught]
     reason = "RuntimeError: no compiler here"
-    losses = ("critic_loss", "actor_loss")
-    assert messages == [f"compile=True has no effect on {loss}: {reason}" for loss in losses]
+    names = ("advance", "act", "critic_loss", "actor_loss")
+    assert messages == [f"compile=True has no effect on {name}: {reason}" for name in names]
     for name, value in eager.items():
         torch.testing.assert_close(value, fallback[name])
 
@@ -670,8 +670,9 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
 @pytest.mark.slow
 def test_compiled_updates_are_those_of_eager_ones():
     """Where nothing is drawn, since a compiler draws in another order."""
-    settings = {"critic": "multilinear", "actor_gradient": "exact"}
-    eager, fast = (filled(compile=flag, **settings) for flag in (False, True))
+    eager, fast = (filled(critic="multilinear", actor_gradient="exact") for _ in range(2))
+    fast.compile = True
+    fast._setup_losses()
     batch = eager.replay_buffer.sample(16)
     for model in (eager, fast):
         for _ in range(3):
@@ -684,7 +685,9 @@ def test_compiled_updates_are_those_of_eager_ones():
 @pytest.mark.slow
 def test_a_temperature_that_moves_does_not_compile_again():
     """The recompilation limit of torch is 8; each of these would be a new number."""
-    model = filled(compile=True, temperature={"schedule": "linear", "start": 2.0, "end": 1.0})
+    model = filled()
+    model.compile = True
+    model._setup_losses()
     batch = model.replay_buffer.sample(16)
     model.update_actor(batch.observations, 2.0, batch.action_masks)
     with torch.compiler.set_stance("fail_on_recompile"):

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
+from rl_gumbel.algorithms.compilation import compile_steps, compiled
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.envs.base import TorchEnv
 from rl_gumbel.types import Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
 
@@ -39,6 +41,8 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     """
 
     layout: ActionLayout
+    compile: bool
+    """Whether acting, the steps of a `TorchEnv`, and what else the subclass says, is compiled."""
 
     @property
     def is_batched(self) -> bool:
@@ -49,12 +53,16 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         self.layout = ActionLayout.from_space(self.action_space)
         # Ends, returns and lengths since the last read.
         self._episodes: list[tuple[Tensor, Tensor, Tensor]] = []
-        if not self.is_batched:
+        self._padding = None if self.layout.mask is None else self.layout.mask.to(self.device)
+        if self.is_batched:
+            self._setup_batched()
+        else:
             self._check_masks()
             super()._setup_model()
-            return
+        self._act = compiled(self.policy.act) if self.compile else self.policy.act
+
+    def _setup_batched(self) -> None:
         self.batched = as_batched(self.env, self.device)
-        self._padding = None if self.layout.mask is None else self.layout.mask.to(self.device)
         self._make_replay_buffer()
         # SB3 would choose a buffer for them, which is not used, and refuse Dict observations.
         n_steps, buffer_class = self.n_steps, self.replay_buffer_class
@@ -100,6 +108,8 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         buffer = self.replay_buffer
         if not isinstance(buffer, DeviceReplayBuffer) or buffer.has_masks != self.batched.masked:
             self._make_replay_buffer()
+        if self.compile and isinstance(self.batched, TorchEnv):
+            compile_steps(self.batched)
         return result
 
     def collect_rollouts(
@@ -148,7 +158,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         if self.num_timesteps < learning_starts:
             index = self._uniform(mask).sample()
         else:
-            index = self.policy.act(obs, mask)
+            index = self._act(obs, mask)
         action = self.layout.to_action(index)
         step = self.batched.step(action)
         self._obs = step.obs
@@ -181,6 +191,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        names = [*super()._excluded_save_params(), "layout", "_episodes", "_padding"]
+        names = [*super()._excluded_save_params(), "layout", "_episodes", "_padding", "_act"]
         # In SB3's own way a loaded model may go on from the observation that it was saved at.
         return names if self.is_batched else [name for name in names if name != "_last_obs"]

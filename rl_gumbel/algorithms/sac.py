@@ -1,6 +1,7 @@
 """GumbelSAC: soft actor-critic whose actor gradient flows through one-hot action and critic."""
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -67,8 +68,8 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         cosine_interval: gradient steps between two measurements of `estimator/cosine`, which are
             made where enumeration is affordable; 0 makes none.
-        compile: compile the losses and their gradients by `torch.compile`; where that fails a
-            warning says why and training goes on without.
+        compile: compile the losses and their gradients by `torch.compile`, and with a `BatchedEnv`
+            acting and its steps; where that fails a warning says why and training goes on without.
 
     Raises:
         TypeError: for an action space that is not supported.
@@ -214,7 +215,11 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self._setup_ent_coef()
         # Listed once: a module looks for its parameters anew each time.
         self._averaged = [list(net.parameters()) for net in (self.critic_target, self.critic)]
-        self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
+        self._setup_losses()
+
+    def _setup_losses(self) -> None:
+        self._critic_loss: Callable[..., Any] = self.critic_loss
+        self._actor_loss: Callable[..., Any] = self.actor_loss
         if self.compile:
             self._critic_loss = compiled(self.critic_loss)
             self._actor_loss = compiled(self.actor_loss)

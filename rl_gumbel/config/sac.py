@@ -37,7 +37,7 @@ class SACSettings(PathwiseSettings):
     max_grad_norm: PositiveFloat | None = None
     """Gradient clipping by norm; null is none."""
     compile: bool = False
-    """Compile the losses and their gradients with torch.compile."""
+    """Compile updates, and steps of torch environments, with torch.compile."""
     n_steps: PositiveInt = 1
     """Steps of reward summed in a critic target."""
     stats_window_size: PositiveInt = 100
