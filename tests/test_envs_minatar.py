@@ -101,6 +101,8 @@ def draws_of_asterix(played: list[Any], reset: list[Any]) -> list[Any]:
 
 
 DRAWS = {"asterix": draws_of_asterix, "breakout": draws_of_breakout, "freeway": draws_of_freeway}
+NUM_STARTS = {"asterix": 0, "breakout": 1, "freeway": 1}
+"""How many of the draws begin a new episode; ours come before those of the step."""
 
 
 # --- players that get far enough to see everything ------------------------------------------------
@@ -199,9 +201,11 @@ def test_every_step_is_that_of_the_original(game: str, sticky_action_prob: float
             play_original(game, original, env.actions[choice])
             for original, choice in zip(originals, action.tolist(), strict=True)
         ]
-        obs, reward, ended, *feed.queue = (
+        obs, reward, ended, *drawn = (
             torch.tensor(np.array(column)) for column in zip(*played, strict=True)
         )
+        num_played = len(drawn) - NUM_STARTS[game]
+        feed.queue = drawn[num_played:] + drawn[:num_played]
         before = env.state
         step = env.step(action)
         events.update(count_events(game, before, env.state, ended))
@@ -221,7 +225,7 @@ def test_every_step_is_that_of_the_original(game: str, sticky_action_prob: float
 
 
 def play_original(game: str, original: minatar.Environment, action: int) -> tuple[Any, ...]:
-    """Return observation, reward and end of a step, then the draws of ours in their order."""
+    """Return observation, reward and end of a step, then its draws and those of a new start."""
     reward, ended = original.act(action)
     obs = original.state()
     roll, *played = original.random.take()

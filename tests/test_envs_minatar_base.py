@@ -76,7 +76,7 @@ def test_what_repeats_is_what_was_executed_and_not_what_was_chosen() -> None:
     feed = Feed(env)
     paddles = []
     for action, roll in ((2, 0.9), (1, 0.09), (1, 0.05), (1, 0.11)):
-        feed.queue = [torch.tensor([roll]), torch.tensor([0])]
+        feed.queue = [torch.tensor([0]), torch.tensor([roll])]  # a start, then the step
         env.step(torch.tensor([action]))
         paddles.append(int(env.state["paddle"]))
     assert paddles == [5, 6, 7, 6]
