@@ -27,7 +27,7 @@ TAGS: Mapping[str, str] = {
     "train/learning_rate": "learning rate of all optimisers",
     "train/n_updates": "gradient steps so far",
     "estimator/temperature": "temperature of the gradient estimator",
-    "estimator/entropy": "policy entropy as a fraction of the maximum, mean over the batch",
+    "estimator/entropy": "policy entropy as a fraction of the allowed maximum, mean over the batch",
     "estimator/entropy_per_factor": "the same for each factor, a histogram",
     "estimator/grad_norm": "norm of the actor's gradient, before clipping",
     "estimator/cosine": "cosine of the actor's gradient and the enumerated one, on a probe batch",

@@ -401,7 +401,7 @@ def test_minibatches_cover_the_rollout_once():
     ("settings", "message"),
     [
         ({"batch_size": 8, "num_minibatches": 2}, "num_minibatches 2 would be ignored"),
-        ({"n_epochs": 0}, "n_epochs 0 must be at least 1"),
+        ({"n_epochs": 0}, "n_epochs 0 must be >= 1"),
         ({"gamma": 1.5}, r"gamma 1.5 must be in \[0, 1\]"),
         ({"vf_coef": -1.0}, "vf_coef -1.0 must be >= 0"),
         ({"target_kl": 0.0}, "target_kl 0.0 must be > 0"),

@@ -1,5 +1,6 @@
 """GumbelREPPO's update rule: what it learns from, towards what, and through what."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from rl_gumbel import ESTIMATORS, GumbelREPPO
 from rl_gumbel.algorithms.objective import ACTOR_GRADIENTS
-from rl_gumbel.algorithms.reppo import Samples
+from rl_gumbel.algorithms.reppo import REPPOSamples
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.envs.cartpole import CartPole
@@ -65,7 +66,7 @@ def filled(env: Any = FACTORED, **kwargs: Any) -> GumbelREPPO:
     return model
 
 
-def a_batch(model: GumbelREPPO) -> Samples:
+def a_batch(model: GumbelREPPO) -> REPPOSamples:
     return model.prepare()[0]
 
 
@@ -195,7 +196,7 @@ def test_minibatches_are_of_one_size_and_overlap_nowhere():
     """32 samples in 5 minibatches: 6 each, two left out, others each time."""
     model = filled(num_minibatches=5)
     samples = a_batch(model)
-    unique = Samples(samples.obs, None, samples.index, samples.logits, torch.arange(32))
+    unique = REPPOSamples(samples.obs, None, samples.index, samples.logits, torch.arange(32))
     batches = [batch.target for batch in model.minibatches(unique)]
     assert [len(batch) for batch in batches] == [6] * 5
     assert len(torch.cat(batches).unique()) == 30
@@ -214,7 +215,7 @@ def test_the_critic_regresses_on_its_targets():
 # --- through what the actor learns ------------------------------------------------------------
 
 
-def actor_gradient_of(model: GumbelREPPO, batch: Samples) -> list[Tensor]:
+def actor_gradient_of(model: GumbelREPPO, batch: REPPOSamples) -> list[Tensor]:
     zero = torch.zeros(1)
     loss, _, _ = model.actor_loss(batch, 1.0, zero, zero)
     return list(torch.autograd.grad(loss, list(model.policy.actor.parameters())))
@@ -269,7 +270,7 @@ def test_beyond_the_bound_the_actor_goes_back_to_the_old_policy():
     far = torch.tensor([0.98, 0.01, 0.01]).log()
     logits = batch.logits.clone()
     logits[3, 0] = far
-    batch = Samples(batch.obs, None, batch.index, logits, batch.target)
+    batch = REPPOSamples(batch.obs, None, batch.index, logits, batch.target)
     loss, _, kl = model.actor_loss(batch, 1.0, torch.zeros(1), torch.tensor([2.0]))
     divergence = (far.exp() * (far - math.log(1 / 3))).sum()
     expected = torch.zeros(len(batch))
@@ -277,8 +278,7 @@ def test_beyond_the_bound_the_actor_goes_back_to_the_old_policy():
     torch.testing.assert_close(kl, expected)
     with torch.no_grad():
         policy = model.policy.actor(batch.obs)
-        features = model.policy.critic.features(batch.obs)
-        values = model.objective.value(policy, model.policy.critic.network, features, 1.0)
+        values = model.objective.value(policy, model.policy.critic, batch.obs, 1.0)
     rows = -values
     rows[3] = 2 * divergence
     torch.testing.assert_close(loss, rows.mean())
@@ -354,6 +354,45 @@ def test_only_legal_actions_are_taken_and_trained():
     gradient = torch.autograd.grad(loss, model.policy.actor.network.layers[-1].bias)[0]
     never = ~batch.mask.flatten(0, 1).any(0)
     assert gradient.isfinite().all() and (gradient[never] == 0).all()
+
+
+def random_mask(model: GumbelREPPO, num_rows: int) -> Tensor:
+    """The first category of each factor, of the others some, the padding never."""
+    mask = torch.rand(num_rows, *model.layout.valid.shape) < 0.5
+    mask[:, :, 0] = True
+    return mask & model.layout.valid
+
+
+def test_entropy_is_logged_as_a_fraction_of_the_allowed_maximum():
+    """The uniform policy over what may be chosen has all of it, whatever the mask."""
+    model = filled()
+    batch = a_batch(model)
+    set_logits(model, [0.0] * model.layout.num_flat)
+    batch = dataclasses.replace(batch, mask=random_mask(model, len(batch)))
+    metrics = model.update_actor(batch, 1.0)
+    assert metrics["estimator/entropy"].item() == pytest.approx(1)
+    torch.testing.assert_close(metrics["estimator/entropy_per_factor"], torch.ones(2))
+
+
+def test_one_allowed_action_has_no_entropy_to_have():
+    model = filled()
+    batch = a_batch(model)
+    only = torch.zeros(len(batch), 2, 3, dtype=torch.bool)
+    only[:, :, 0] = True
+    metrics = model.update_actor(dataclasses.replace(batch, mask=only), 1.0)
+    assert metrics["estimator/entropy"] == 0
+    assert (metrics["estimator/entropy_per_factor"] == 0).all()
+
+
+def test_the_entropy_target_is_lower_where_a_mask_leaves_less():
+    """The gradient of the multiplier's loss by hand: alpha times the mean surplus over targets."""
+    model = filled(target_entropy_fraction=0.4, ent_coef="auto_0.5")
+    mask, entropy = random_mask(model, 32), torch.rand(32)
+    most = [sum(math.log(int(factor.sum())) for factor in row) for row in mask]
+    assert len(set(most)) > 2
+    expected = 0.5 * (entropy.mean().item() - 0.4 * sum(most) / 32)
+    model.update_multipliers(entropy, torch.zeros(32), mask)
+    assert model.log_ent_coef.grad.item() == pytest.approx(expected, rel=1e-5)
 
 
 # --- observations -----------------------------------------------------------------------------
@@ -488,17 +527,29 @@ def test_compiled_losses_have_the_gradients_of_the_plain_ones():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when the compiler is imported
+def test_a_temperature_that_moves_does_not_compile_again():
+    """Each of these would be a new number."""
+    model = filled(compile=True)
+    batch = a_batch(model)
+    model.update_actor(batch, 2.0)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for number in range(4):
+            model.update_actor(batch, 1.9 - number / 10)
+
+
 def test_samples_of_a_dict_are_taken_part_by_part():
     obs = {"x": torch.arange(4.0), "n": torch.arange(4)}
     index = torch.arange(4)[:, None]
-    samples = Samples(obs, None, index, torch.zeros(4, 1, 2), torch.arange(4.0))
+    samples = REPPOSamples(obs, None, index, torch.zeros(4, 1, 2), torch.arange(4.0))
     taken = samples.take(torch.tensor([2, 0]))
     assert taken.obs["x"].tolist() == [2, 0] and taken.obs["n"].tolist() == [2, 0]
     assert taken.index.tolist() == [[2], [0]] and taken.target.tolist() == [2, 0]
 
 
 def test_an_old_policy_is_itself_again_from_its_log_probabilities():
-    """`Samples.logits` are normalised ones; masked or padded entries stay without weight."""
+    """`logits` of samples are normalised ones; masked or padded entries stay without weight."""
     logits = torch.randn(5, 2, 3)
     mask = torch.tensor([[True, True, True], [True, False, True]])
     policy = FactoredCategorical(logits, mask)

@@ -1,10 +1,11 @@
-"""What an actor climbs: a critic's value of its actions, with a gradient of one of three kinds."""
+"""What an actor climbs: a critic's value of its actions and, up to a target, its own entropy."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
@@ -16,15 +17,18 @@ from rl_gumbel.losses import (
     joint_one_hots,
     local_expectation_value,
 )
-from rl_gumbel.networks import ConcatCritic, MultilinearCritic
 from rl_gumbel.policies.estimation import check_estimator
+from rl_gumbel.policies.factored import FactoredActor, FactoredCritic
 from rl_gumbel.schedules import Schedule, make_schedule
+from rl_gumbel.types import Obs
 
 ACTOR_GRADIENTS = ("estimator", "exact", "local_expectation")
+PROBE_BATCH_SIZE = 64
+"""States in which the cosine is measured."""
 
 
 class ActorObjective:
-    """Policy and critic to a value whose gradient trains the actor.
+    """Policy and critic to a value whose gradient trains the actor, and the measures of entropy.
 
     Args:
         layout: of the action space.
@@ -63,6 +67,7 @@ class ActorObjective:
                         f"{actor_gradient!r}, not 'estimator'"
                     )
         self.layout = layout
+        self._max_entropy = torch.tensor(layout.sizes, dtype=torch.float32, device=device).log()
         self.actor_gradient = actor_gradient
         self.estimator = estimator
         self.estimator_kwargs = estimator_kwargs
@@ -86,8 +91,8 @@ class ActorObjective:
     def value(
         self,
         policy: FactoredCategorical,
-        critic: ConcatCritic | MultilinearCritic,
-        features: Tensor,
+        critic: FactoredCritic,
+        obs: Obs,
         temperature: float | Tensor,
         actor_gradient: str | None = None,
     ) -> Tensor:
@@ -95,15 +100,18 @@ class ActorObjective:
 
         Args:
             policy: distribution of `[B, K]` actions.
-            critic: of features and one-hots.
-            features: `[B, F]`, constants.
+            critic: of observations and one-hots.
+            obs: `[B, *O]`.
             temperature: of the estimator.
             actor_gradient: another kind than the objective's own.
         """
+        network = critic.network
+        with torch.no_grad():  # the critic's features do not depend on the action
+            features = critic.features(obs)
 
         def values(one_hot: Tensor) -> Tensor:
             rows = features.expand(one_hot.shape[0], -1, -1).flatten(0, 1)
-            return critic.actor_value(rows, one_hot.flatten(0, 1)).unflatten(0, one_hot.shape[:2])
+            return network.actor_value(rows, one_hot.flatten(0, 1)).unflatten(0, one_hot.shape[:2])
 
         kind = actor_gradient or self.actor_gradient
         if kind == "exact":
@@ -112,26 +120,72 @@ class ActorObjective:
         if kind == "local_expectation":
             return local_expectation_value(policy, policy.sample(), self.layout, values)
         sample = policy.rsample(self.estimator, temperature=temperature, **self.estimator_kwargs)
-        return critic.actor_value(features, sample.one_hot)
+        return network.actor_value(features, sample.one_hot)
 
-    @property
-    def has_cosine(self) -> bool:
-        """Whether there is an enumerated gradient to compare this one with."""
-        return self.joint is not None and self.actor_gradient != "exact"
+    def is_cosine_due(self, num_updates: int, interval: int) -> bool:
+        """Return whether to measure the cosine after so many updates; an interval of 0 never does.
+
+        There must be an enumerated gradient to compare this one with.
+        """
+        has_other = self.joint is not None and self.actor_gradient != "exact"
+        return has_other and interval > 0 and num_updates % interval == 0
 
     def cosine(
         self,
-        policy: FactoredCategorical,
-        critic: ConcatCritic | MultilinearCritic,
-        features: Tensor,
+        actor: FactoredActor,
+        critic: FactoredCritic,
+        obs: Obs,
+        mask: Tensor | None,
         temperature: float | Tensor,
-        parameters: list[Tensor],
     ) -> Tensor:
-        """Return the scalar cosine of this gradient, on `parameters`, and the enumerated one."""
+        """Return the scalar cosine of this gradient and the enumerated one, on the actor's weights.
+
+        Args:
+            actor: of observations and mask.
+            critic: of observations and one-hots.
+            obs: `[B, *O]`, of which the first `PROBE_BATCH_SIZE` count.
+            mask: `[B, K, N]` or None.
+            temperature: of the estimator.
+        """
+        obs = tree_map(lambda part: part[:PROBE_BATCH_SIZE], obs)
+        policy = actor(obs, None if mask is None else mask[:PROBE_BATCH_SIZE])
+        parameters = [p for p in actor.parameters() if p.requires_grad]
         gradients = []
         for kind in (self.actor_gradient, "exact"):
-            value = self.value(policy, critic, features, temperature, kind).mean()
+            value = self.value(policy, critic, obs, temperature, kind).mean()
             gradients.append(
                 torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
             )
         return cosine(*gradients)
+
+    def policy_action(self, policy: FactoredCategorical, critic: FactoredCritic) -> Tensor:
+        """Return `[B, K, N]` actions at which the critic tells the value of the policy.
+
+        A sample; or its probabilities, since a multilinear critic, being linear in each factor,
+        gives the exact expectation at once.
+        """
+        if critic.network.is_multilinear:
+            return policy.probs
+        return self.layout.index_to_one_hot(policy.sample())
+
+    def max_entropy(self, mask: Tensor | None) -> Tensor:
+        """Return the entropy in nats that each factor can have, `[K]`, or `[B, K]` under a mask."""
+        return self._max_entropy if mask is None else mask.sum(-1).log()
+
+    def allowed_share(self, mask: Tensor | None) -> Tensor:
+        """Return the part of the space's maximum entropy that is left under a mask, `[B]` or 1."""
+        return _share(self.max_entropy(mask).sum(-1), self._max_entropy.sum(-1))
+
+    def entropy_metrics(self, entropy: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Return what is logged of entropies `[B, K]`: fractions of what the mask allows."""
+        most = self.max_entropy(mask).expand_as(entropy).mean(0)
+        entropy = entropy.mean(0)
+        return {
+            "estimator/entropy": _share(entropy.sum(), most.sum()),
+            "estimator/entropy_per_factor": _share(entropy, most),
+        }
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Return part / whole; 0 where there is nothing to have a share of."""
+    return torch.where(whole > 0, part / whole, 0.0)

@@ -11,8 +11,10 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rl_gumbel.algorithms.checks import check_at_least, check_unit_interval
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
+from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import record
 from rl_gumbel.losses import clipped_surrogate, explained_variance, generalized_advantage
@@ -25,7 +27,6 @@ from rl_gumbel.policies.batched import (
 from rl_gumbel.policies.masks import MaskedAlgorithm
 from rl_gumbel.rollout import following_values
 from rl_gumbel.schedules import make_schedule
-from rl_gumbel.types import Obs
 
 METRICS = (
     "train/loss",
@@ -38,29 +39,11 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Steps of a rollout as PPO learns from them, M in all."""
+class PPOSamples(Samples):
+    """What PPO needs besides."""
 
-    obs: Obs
-    """`[M, *O]`."""
-    mask: Tensor | None
-    """`[M, K, N]` bool."""
-    index: Tensor
-    """`[M, K]` int64."""
     numbers: Tensor
     """`[M, 4]`: log-probability and value when they were taken, advantage, return."""
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, rows: Tensor) -> "Samples":
-        """Return the samples of some rows `[M']` int64."""
-        return Samples(
-            obs=tree_map(lambda value: value.index_select(0, rows), self.obs),
-            mask=None if self.mask is None else self.mask.index_select(0, rows),
-            index=self.index.index_select(0, rows),
-            numbers=self.numbers.index_select(0, rows),
-        )
 
 
 class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
@@ -168,13 +151,8 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
                 f"num_minibatches {self.num_minibatches!r} would be ignored: batch_size is "
                 f"{self.batch_size!r}"
             )
-        for name in ("n_steps", "n_epochs", "batch_size", "num_minibatches"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} {value!r} must be at least 1")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)!r} must be in [0, 1]")
+        check_at_least(self, n_steps=1, n_epochs=1, batch_size=1, num_minibatches=1)
+        check_unit_interval(self, "gamma", "gae_lambda")
         for name in ("ent_coef", "vf_coef"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name)!r} must be >= 0 and finite")
@@ -228,7 +206,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         record(self.logger, metrics)
 
     @torch.no_grad()
-    def prepare(self) -> Samples:
+    def prepare(self) -> PPOSamples:
         """Return the samples of the rollout, with advantages and returns."""
         rollout, policy = self.rollout, self.policy
         num_steps, num_envs = rollout.reward.shape
@@ -252,16 +230,14 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         carry = self.gamma * self.gae_lambda * ~rollout.ended
         advantage = generalized_advantage(delta, carry)
         numbers = [distribution.log_prob(index), values, advantage, advantage + values]
-        return Samples(obs, mask, index, torch.stack([n.flatten() for n in numbers], -1))
+        return PPOSamples(obs, mask, index, torch.stack([n.flatten() for n in numbers], -1))
 
-    def minibatches(self, samples: Samples) -> Iterator[Samples]:
-        """Yield the samples once, shuffled, in minibatches; a rest is left out of the epoch."""
+    def minibatches(self, samples: PPOSamples) -> Iterator[PPOSamples]:
+        """Return the minibatches of an epoch, shuffled; a rest is left out of it."""
         size = self._minibatch_size()
-        order = torch.randperm(len(samples), device=self.device)
-        for start in range(0, len(samples) - size + 1, size):
-            yield samples.take(order[start : start + size])
+        return samples.minibatches(size, len(samples) // size)
 
-    def update(self, batch: Samples) -> dict[str, Tensor]:
+    def update(self, batch: PPOSamples) -> dict[str, Tensor]:
         """Take one step on a minibatch; return what is logged."""
         loss, metrics = self._loss(batch, *self._limits)
         optimizer = self.policy.optimizer
@@ -272,7 +248,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         return dict(zip(METRICS, metrics.unbind(), strict=True))
 
     def loss(
-        self, batch: Samples, clip_range: Tensor, clip_range_vf: Tensor | None
+        self, batch: PPOSamples, clip_range: Tensor, clip_range_vf: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the scalar loss of a minibatch and the values of `METRICS`."""
         old_log_prob, old_value, advantage, target = batch.numbers.unbind(-1)

@@ -1,7 +1,6 @@
 """GumbelREPPO: on-policy actor-critic whose policy gradient flows through one-hot and critic."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +10,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rl_gumbel.algorithms.checks import (
+    check_at_least,
+    check_positive,
+    check_unit_interval,
+    join_policy_kwargs,
+)
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
 from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient
+from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import record
@@ -31,38 +37,15 @@ from rl_gumbel.policies.reppo import REPPOCnnPolicy, REPPOMultiInputPolicy, REPP
 from rl_gumbel.rollout import following_values
 from rl_gumbel.types import Obs
 
-PROBE_BATCH_SIZE = 64
-
 
 @dataclass(frozen=True)
-class Samples:
-    """Steps of a rollout as REPPO learns from them, M in all."""
+class REPPOSamples(Samples):
+    """Normalised observations and what REPPO needs besides."""
 
-    obs: Obs
-    """`[M, *O]`, normalised."""
-    mask: Tensor | None
-    """`[M, K, N]` bool."""
-    index: Tensor
-    """`[M, K]` int64: what was chosen."""
     logits: Tensor
     """`[M, K, N]` log-probabilities of the policy that chose."""
     target: Tensor
     """`[M]` soft TD(lambda) returns."""
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, rows: Tensor) -> "Samples":
-        """Return the samples of some rows `[M']` int64."""
-
-        def some(value: Tensor) -> Tensor:
-            return value.index_select(0, rows)
-
-        return Samples(
-            tree_map(some, self.obs),
-            None if self.mask is None else some(self.mask),
-            *map(some, (self.index, self.logits, self.target)),
-        )
 
 
 class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
@@ -116,7 +99,8 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
         ent_coef: entropy coefficient alpha, 0 for none; `auto` learns it, `auto_0.1` starting at
             0.1.
-        target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum.
+        target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum. Where a
+            mask leaves fewer actions it is lower, in proportion to the maximum that they leave.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
         kl_coef: multiplier of the KL divergence beyond its bound; as `ent_coef`.
         kl_bound: of the divergence of a state's new policy from the old one, in nats.
@@ -192,8 +176,8 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             sde_sample_freq=-1,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
-            policy_kwargs=_policy_kwargs(
-                policy_kwargs or {},
+            policy_kwargs=join_policy_kwargs(
+                policy_kwargs,
                 critic=critic,
                 num_bins=num_bins,
                 value_range=value_range,
@@ -239,33 +223,18 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         self._entropy_target = entropy_target(
             self.target_entropy, self.target_entropy_fraction, self.ent_coef, layout
         )
-        # A factor of one category has no entropy; 1 avoids 0 / 0 there.
-        self._max_entropy_per_factor = torch.tensor(
-            [math.log(size) or 1.0 for size in layout.sizes], device=self.device
-        )
         self._setup_multipliers()
         self._setup_losses()
 
     def _setup_losses(self) -> None:
-        self._critic_loss: Callable[..., Any] = self.critic_loss
-        self._actor_loss: Callable[..., Any] = self.actor_loss
-        if self.compile:
-            self._critic_loss = compiled(self.critic_loss)
-            self._actor_loss = compiled(self.actor_loss)
+        self._critic_loss = compiled(self.critic_loss) if self.compile else self.critic_loss
+        self._actor_loss = compiled(self.actor_loss) if self.compile else self.actor_loss
 
     def _check_settings(self) -> None:
         """Raise for what is out of range."""
-        for name in ("reward_scale", "max_grad_norm", "kl_bound"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} {value!r} must be > 0 and finite")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)!r} must be in [0, 1]")
-        counts = {"n_steps": 1, "n_epochs": 1, "num_minibatches": 1, "cosine_interval": 0}
-        for name, least in counts.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)!r} must be >= {least}")
+        check_positive(self, "reward_scale", "max_grad_norm", "kl_bound")
+        check_unit_interval(self, "gamma", "gae_lambda")
+        check_at_least(self, n_steps=1, n_epochs=1, num_minibatches=1, cosine_interval=0)
         if self.num_minibatches > self.n_steps * self.n_envs:
             raise ValueError(
                 f"num_minibatches {self.num_minibatches!r} is more than the samples of a rollout, "
@@ -308,7 +277,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         for _ in range(self.n_epochs):
             for batch in self.minibatches(samples):
                 metrics.append(self.update_critic(batch))
-                if self._is_probe_due():
+                if self.objective.is_cosine_due(self._n_updates, self.cosine_interval):
                     metrics.append(self.probe_cosine(batch, temperature))
                 metrics.append(self.update_actor(batch, temperature))
                 self._n_updates += 1
@@ -317,7 +286,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         return metrics
 
     @torch.no_grad()  # targets and the old policy are constants of the update
-    def prepare(self) -> tuple[Samples, list[dict[str, Tensor]]]:
+    def prepare(self) -> tuple[REPPOSamples, list[dict[str, Tensor]]]:
         """Return the samples of the rollout with their targets, and what is logged of them."""
         rollout = self.rollout
         obs = self.policy.normalize(rollout.obs)
@@ -336,7 +305,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             self.gae_lambda,
         ).flatten()
         mask = rollout.action_mask
-        samples = Samples(
+        samples = REPPOSamples(
             tree_map(lambda part: part[:-1].flatten(0, 1), obs),
             None if mask is None else mask[:-1].flatten(0, 1),
             rollout.index.flatten(0, 1),
@@ -364,13 +333,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             rows, None if mask is None else mask.flatten(0, 1)
         )
         critic = self.policy.critic
-        # Linear in each factor, a multilinear critic gives the exact expectation at once.
-        action = (
-            policy.probs
-            if critic.network.is_multilinear
-            else self.layout.index_to_one_hot(policy.sample())
-        )
-        value = critic(rows, action).amin(0)
+        value = critic(rows, self.objective.policy_action(policy, critic)).amin(0)
         bonus = self.log_ent_coef.exp() * policy.entropy()
         num_envs = self.rollout.reward.shape[1]
         logits, value, bonus = (
@@ -378,21 +341,19 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         )
         return logits, value, bonus
 
-    def minibatches(self, samples: Samples) -> Iterator[Samples]:
-        """Yield the samples once, shuffled, in minibatches; a rest is left out of the epoch."""
+    def minibatches(self, samples: REPPOSamples) -> Iterator[REPPOSamples]:
+        """Return the minibatches of an epoch, shuffled; a rest is left out of it."""
         size = len(samples) // self.num_minibatches
-        order = torch.randperm(len(samples), device=self.device)
-        for rows in order[: size * self.num_minibatches].split(size):
-            yield samples.take(rows)
+        return samples.minibatches(size, self.num_minibatches)
 
-    def update_critic(self, batch: Samples) -> dict[str, Tensor]:
+    def update_critic(self, batch: REPPOSamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
         loss = self._critic_loss(batch)
         descend(self.policy.critic.optimizer, loss, self.max_grad_norm)
         # A copy, since the next replay of a CUDA graph overwrites what it returned.
         return {"train/critic_loss": loss.detach().clone()}
 
-    def critic_loss(self, batch: Samples) -> Tensor:
+    def critic_loss(self, batch: REPPOSamples) -> Tensor:
         """Return the scalar loss of the critic on a minibatch."""
         critic = self.policy.critic
         features, one_hot = critic.features(batch.obs), self.layout.index_to_one_hot(batch.index)
@@ -402,16 +363,16 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         logits = critic.network.logits(features, one_hot)
         return categorical_critic_loss(logits, batch.target, head.centers)
 
-    def update_actor(self, batch: Samples, temperature: float) -> dict[str, Tensor]:
+    def update_actor(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
         """Take one step on the actor and the multipliers; return what is logged."""
         ent_coef, kl_coef = self.log_ent_coef.detach().exp(), self.log_kl_coef.detach().exp()
-        loss, entropy, kl = self._actor_loss(batch, temperature, ent_coef, kl_coef)
+        # A compiled function would be compiled again for every number.
+        scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
+        loss, entropy, kl = self._actor_loss(batch, scalar, ent_coef, kl_coef)
         grad_norm = descend(self.policy.actor.optimizer, loss, self.max_grad_norm)
-        entropy, kl = (
-            entropy.detach(),
-            kl.detach(),
-        )  # the multipliers' loss must not reach the actor
-        self.update_multipliers(entropy.sum(-1), kl)
+        # The multipliers' loss must not reach the actor.
+        entropy, kl = entropy.detach(), kl.detach()
+        self.update_multipliers(entropy.sum(-1), kl, batch.mask)
         return {
             "train/actor_loss": loss.detach().clone(),  # as the critic's
             "train/ent_coef": ent_coef.squeeze(0),
@@ -419,53 +380,42 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             "train/kl": kl.mean(),
             "train/kl_exceeded": (kl > self.kl_bound).float().mean(),
             "estimator/grad_norm": grad_norm,
-            "estimator/entropy": entropy.sum(-1).mean() / (self.layout.max_entropy or 1.0),
-            "estimator/entropy_per_factor": entropy.mean(0) / self._max_entropy_per_factor,
+            **self.objective.entropy_metrics(entropy, batch.mask),
         }
 
     def actor_loss(
-        self, batch: Samples, temperature: float, ent_coef: Tensor, kl_coef: Tensor
+        self, batch: REPPOSamples, temperature: float | Tensor, ent_coef: Tensor, kl_coef: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scalar loss of the actor, entropies `[M, K]` and divergences `[M]`."""
         policy: FactoredCategorical = self.policy.actor(batch.obs, batch.mask)
         entropy = policy.entropy_per_factor()
-        with torch.no_grad():  # the critic's features do not depend on the action
-            features = self.policy.critic.features(batch.obs)
-        value = self.objective.value(policy, self.policy.critic.network, features, temperature)
+        value = self.objective.value(policy, self.policy.critic, batch.obs, temperature)
         old = FactoredCategorical(batch.logits, batch.mask, validate=False)
         kl = old.kl(policy)
         value = value + ent_coef * entropy.sum(-1)
         return kl_constrained_loss(value, kl, self.kl_bound, kl_coef), entropy, kl
 
-    def update_multipliers(self, entropy: Tensor, kl: Tensor) -> None:
-        """Take one step on the learned coefficients: entropy `[M]` and KL `[M]` to their bounds."""
+    def update_multipliers(self, entropy: Tensor, kl: Tensor, mask: Tensor | None = None) -> None:
+        """Take one step on the learned coefficients, towards the bounds of what they weigh.
+
+        Args:
+            entropy: `[M]` in nats.
+            kl: `[M]` in nats.
+            mask: `[M, K, N]`, which lowers the target of the entropy; None if everything may be.
+        """
         if self.multiplier_optimizer is None:
             return
-        loss = multiplier_loss(self.log_ent_coef, entropy - self._entropy_target)
+        target = self._entropy_target * self.objective.allowed_share(mask)
+        loss = multiplier_loss(self.log_ent_coef, entropy - target)
         loss = loss + multiplier_loss(self.log_kl_coef, self.kl_bound - kl)
         self.multiplier_optimizer.zero_grad()
         loss.backward()
         self.multiplier_optimizer.step()
 
-    def _is_probe_due(self) -> bool:
-        return (
-            self.objective.has_cosine
-            and self.cosine_interval > 0
-            and self._n_updates % self.cosine_interval == 0
-        )
-
-    def probe_cosine(self, batch: Samples, temperature: float) -> dict[str, Tensor]:
+    def probe_cosine(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
         """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
-        rows = torch.arange(min(PROBE_BATCH_SIZE, len(batch)), device=self.device)
-        batch = batch.take(rows)
-        policy = self.policy
-        with torch.no_grad():  # the critic's features do not depend on the action
-            features = policy.critic.features(batch.obs)
-        parameters = [p for p in policy.actor.parameters() if p.requires_grad]
-        distribution = policy.actor(batch.obs, batch.mask)
-        value = self.objective.cosine(
-            distribution, policy.critic.network, features, temperature, parameters
-        )
+        actor, critic = self.policy.actor, self.policy.critic
+        value = self.objective.cosine(actor, critic, batch.obs, batch.mask, temperature)
         return {"estimator/cosine": value}
 
     def learn(
@@ -483,7 +433,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["objective", "_max_entropy_per_factor", "_critic_loss", "_actor_loss"]
+        built = ["objective", "_critic_loss", "_actor_loss"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -491,14 +441,3 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         if self.multiplier_optimizer is not None:
             state_dicts.append("multiplier_optimizer")
         return state_dicts, ["log_ent_coef", "log_kl_coef"]
-
-
-def _policy_kwargs(policy_kwargs: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Return both together: these settings travel with the policy, which SB3 saves and rebuilds."""
-    for name, value in settings.items():
-        if policy_kwargs.get(name, value) != value:
-            raise ValueError(
-                f"policy_kwargs {name} {policy_kwargs[name]!r} would be ignored: pass it as the "
-                f"argument {name}, which is {value!r}"
-            )
-    return {**policy_kwargs, **settings}

@@ -1,7 +1,5 @@
 """GumbelSAC: soft actor-critic whose actor gradient flows through one-hot action and critic."""
 
-import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +15,9 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.algorithms.checks import check_at_least, check_positive, join_policy_kwargs
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
@@ -35,8 +33,6 @@ from rl_gumbel.policies.factored import (
     FactoredPolicy,
 )
 from rl_gumbel.policies.masks import MaskedAlgorithm
-
-PROBE_BATCH_SIZE = 64
 
 
 class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
@@ -125,12 +121,6 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
-        policy_kwargs = policy_kwargs or {}
-        if policy_kwargs.get("critic", critic) != critic:
-            raise ValueError(
-                f"policy_kwargs critic {policy_kwargs['critic']!r} would be ignored: pass it as "
-                f"the argument critic, which is {critic!r}"
-            )
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]  # `_wrap_env` takes batched environments too
@@ -146,8 +136,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
-            # The critic's kind travels with the policy, which SB3 saves and rebuilds.
-            policy_kwargs={**policy_kwargs, "critic": critic},
+            policy_kwargs=join_policy_kwargs(policy_kwargs, critic=critic),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -176,13 +165,8 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored, before anything is built."""
-        for name in ("reward_scale", "max_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} {value!r} must be > 0 and finite")
-        for name, least in (("target_update_interval", 1), ("cosine_interval", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)!r} must be >= {least}")
+        check_positive(self, "reward_scale", "max_grad_norm")
+        check_at_least(self, target_update_interval=1, cosine_interval=0)
         layout = ActionLayout.from_space(self.action_space)
         log_coefficient("ent_coef", self.ent_coef)
         entropy_target(self.target_entropy, self.target_entropy_fraction, self.ent_coef, layout)
@@ -210,19 +194,14 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self.critic_target = self.policy.critic_target
         if self.target_entropy == "auto":
             self.target_entropy = self.target_entropy_fraction * layout.max_entropy
-        sizes = torch.tensor(layout.sizes, dtype=torch.float32, device=self.device)
-        self._max_entropy_per_factor = sizes.log()
         self._setup_ent_coef()
         # Listed once: a module looks for its parameters anew each time.
         self._averaged = [list(net.parameters()) for net in (self.critic_target, self.critic)]
         self._setup_losses()
 
     def _setup_losses(self) -> None:
-        self._critic_loss: Callable[..., Any] = self.critic_loss
-        self._actor_loss: Callable[..., Any] = self.actor_loss
-        if self.compile:
-            self._critic_loss = compiled(self.critic_loss)
-            self._actor_loss = compiled(self.actor_loss)
+        self._critic_loss = compiled(self.critic_loss) if self.compile else self.critic_loss
+        self._actor_loss = compiled(self.actor_loss) if self.compile else self.actor_loss
 
     def _setup_ent_coef(self) -> None:
         """Build the entropy coefficient, learned or fixed, as SB3's SAC does."""
@@ -253,7 +232,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         obs, mask = batch.observations, getattr(batch, "action_masks", None)
         self._means.add(self.update_critic(batch))
-        if self._is_probe_due():
+        if self.objective.is_cosine_due(self._n_updates, self.cosine_interval):
             self._means.add(self.probe_cosine(obs, temperature, mask))
         self._means.add(self.update_actor(obs, temperature, mask))
         self._n_updates += 1
@@ -288,12 +267,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         with torch.no_grad():  # the target is a constant
             next_mask = getattr(batch, "next_action_masks", None)
             next_policy = self.actor(batch.next_observations, next_mask)
-            # Linear in each factor, a multilinear critic gives the exact expectation at once.
-            next_action = (
-                next_policy.probs
-                if self.critic.network.is_multilinear
-                else self.layout.index_to_one_hot(next_policy.sample())
-            )
+            next_action = self.objective.policy_action(next_policy, self.critic_target)
             next_value = self.critic_target(batch.next_observations, next_action).amin(0)
             target = soft_bellman_target(
                 self.reward_scale * batch.rewards.squeeze(-1),
@@ -319,18 +293,15 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         loss, entropy = self._actor_loss(obs, scalar, mask)
         grad_norm = descend(self.actor.optimizer, loss, self.max_grad_norm)
         entropy = entropy.detach()  # the coefficient's loss must not reach the actor
-        most = self._max_entropy_per_factor if mask is None else mask.sum(-1).log()
-        most = most.expand_as(entropy)
         metrics = {
             "train/actor_loss": loss.detach(),
             "train/ent_coef": self.log_ent_coef.detach().exp().squeeze(0),
             "estimator/grad_norm": grad_norm,
-            "estimator/entropy": _share(entropy.mean(0).sum(), most.mean(0).sum()),
-            "estimator/entropy_per_factor": _share(entropy.mean(0), most.mean(0)),
+            **self.objective.entropy_metrics(entropy, mask),
         }
         if self.ent_coef_optimizer is not None:
             share = self.target_entropy / (self.layout.max_entropy or 1.0)
-            surplus = (entropy - share * most).sum(-1).mean()
+            surplus = (entropy - share * self.objective.max_entropy(mask)).sum(-1).mean()
             metrics["train/ent_coef_loss"] = (self.log_ent_coef.detach() * surplus).squeeze(0)
             self.log_ent_coef.grad = surplus.expand(1)  # of that loss, which is linear in it
             self.ent_coef_optimizer.step()
@@ -343,34 +314,14 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         policy = self.actor(obs, mask)
         entropy = policy.entropy_per_factor()
         ent_coef = self.log_ent_coef.detach().exp()
-        features = self._critic_features(obs)
-        value = self.objective.value(policy, self.critic.network, features, temperature)
+        value = self.objective.value(policy, self.critic, obs, temperature)
         return -(value + ent_coef * entropy.sum(-1)).mean(), entropy
-
-    @torch.no_grad()  # they do not depend on the action
-    def _critic_features(self, obs: PyTorchObs) -> Tensor:
-        return self.critic.features(obs)
-
-    def _is_probe_due(self) -> bool:
-        return (
-            self.objective.has_cosine
-            and self.cosine_interval > 0
-            and self._n_updates % self.cosine_interval == 0
-        )
 
     def probe_cosine(
         self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
-        obs = tree_map(lambda part: part[:PROBE_BATCH_SIZE], obs)
-        mask = None if mask is None else mask[:PROBE_BATCH_SIZE]
-        value = self.objective.cosine(
-            self.actor(obs, mask),
-            self.critic.network,
-            self._critic_features(obs),
-            temperature,
-            [p for p in self.actor.parameters() if p.requires_grad],
-        )
+        value = self.objective.cosine(self.actor, self.critic, obs, mask, temperature)
         return {"estimator/cosine": value}
 
     def learn(
@@ -389,7 +340,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         built = ["actor", "critic", "critic_target", "objective", "_averaged", "_means", "_latest"]
-        built += ["_max_entropy_per_factor", "_critic_loss", "_actor_loss"]
+        built += ["_critic_loss", "_actor_loss"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
@@ -397,8 +348,3 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         if self.ent_coef_optimizer is not None:
             state_dicts.append("ent_coef_optimizer")
         return state_dicts, ["log_ent_coef"]
-
-
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Return part / whole; 0 where there is nothing to have a share of."""
-    return torch.where(whole > 0, part / whole, 0.0)

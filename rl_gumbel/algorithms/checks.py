@@ -1,0 +1,43 @@
+"""Checks of settings that algorithms share; each error names the setting, its value, the range."""
+
+import math
+from typing import Any
+
+
+def check_positive(algorithm: object, *names: str) -> None:
+    """Raise a `ValueError` for an attribute that is not > 0 and finite; None passes."""
+    for name in names:
+        value = getattr(algorithm, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} {value!r} must be > 0 and finite")
+
+
+def check_unit_interval(algorithm: object, *names: str) -> None:
+    """Raise a `ValueError` for an attribute outside [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(algorithm, name) <= 1:
+            raise ValueError(f"{name} {getattr(algorithm, name)!r} must be in [0, 1]")
+
+
+def check_at_least(algorithm: object, **least: int) -> None:
+    """Raise a `ValueError` for an attribute below the number given for it; None passes."""
+    for name, number in least.items():
+        value = getattr(algorithm, name)
+        if value is not None and value < number:
+            raise ValueError(f"{name} {value!r} must be >= {number}")
+
+
+def join_policy_kwargs(policy_kwargs: dict[str, Any] | None, **settings: Any) -> dict[str, Any]:
+    """Return both together: these settings travel with the policy, which SB3 saves and rebuilds.
+
+    Raises:
+        ValueError: for a setting that `policy_kwargs` has with another value.
+    """
+    policy_kwargs = policy_kwargs or {}
+    for name, value in settings.items():
+        if policy_kwargs.get(name, value) != value:
+            raise ValueError(
+                f"policy_kwargs {name} {policy_kwargs[name]!r} would be ignored: pass it as the "
+                f"argument {name}, which is {value!r}"
+            )
+    return {**policy_kwargs, **settings}
