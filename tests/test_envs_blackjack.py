@@ -72,7 +72,7 @@ def test_hands_are_gymnasiums(options, deck, num_envs=100, num_steps=40):
     for _ in range(num_steps):
         action = ours.integers(2)
         step = ours.step(action)
-        (cards, fresh), ours.drawn = ours.drawn, []
+        (fresh, cards), ours.drawn = ours.drawn, []
         for row, env in enumerate(theirs):
             env._np_random.cards = cards[row].tolist()
             expected = env.step(int(action[row]))
