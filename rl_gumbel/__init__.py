@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rl_gumbel.actions import ActionLayout
-    from rl_gumbel.algorithms import ALGORITHMS, GumbelREPPO, GumbelSAC
+    from rl_gumbel.algorithms import ALGORITHMS, BatchedPPO, GumbelREPPO, GumbelSAC
     from rl_gumbel.checkpoint import load_model, save_model
     from rl_gumbel.distributions import FactoredCategorical
     from rl_gumbel.envs.base import BatchedEnv
@@ -34,6 +34,7 @@ __all__ = [
     "ESTIMATORS",
     "ActionLayout",
     "BatchedEnv",
+    "BatchedPPO",
     "Estimator",
     "FactoredCategorical",
     "FlattenActions",
@@ -62,7 +63,7 @@ __all__ = [
 
 _HOMES = {
     "actions": ["ActionLayout"],
-    "algorithms": ["ALGORITHMS", "GumbelREPPO", "GumbelSAC"],
+    "algorithms": ["ALGORITHMS", "BatchedPPO", "GumbelREPPO", "GumbelSAC"],
     "checkpoint": ["load_model", "save_model"],
     "distributions": ["FactoredCategorical"],
     "envs.base": ["BatchedEnv"],
