@@ -382,6 +382,7 @@ def test_one_allowed_action_has_no_entropy_to_have():
     metrics = model.update_actor(dataclasses.replace(batch, mask=only), 1.0)
     assert metrics["estimator/entropy"] == 0
     assert (metrics["estimator/entropy_per_factor"] == 0).all()
+    assert model.log_ent_coef.grad.item() == 0  # nor to aim at
 
 
 def test_the_entropy_target_is_lower_where_a_mask_leaves_less():
