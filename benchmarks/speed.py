@@ -312,7 +312,7 @@ def solve_one(agent: str, seed: int, threads: int) -> dict[str, Any]:
     stop = StopAtThreshold()
     model = our_solver(seed) if agent == "BatchedPPO" else sb3_solver(seed)
     start = time.perf_counter()
-    model.learn(2_000_000 if agent == "BatchedPPO" else 100_000, callback=stop)
+    model.learn(1_000_000 if agent == "BatchedPPO" else 100_000, callback=stop)
     seconds = time.perf_counter() - start
     stop._on_rollout_start()
     return {"seconds": seconds, "timesteps": model.num_timesteps, "solved": stop.solved}
@@ -320,21 +320,14 @@ def solve_one(agent: str, seed: int, threads: int) -> dict[str, Any]:
 
 def our_solver(seed: int) -> Any:
     """Return BatchedPPO with the settings of `configs/ppo/CartPole-v1.yaml`."""
-    from rl_gumbel import make_vec
-    from rl_gumbel.algorithms import BatchedPPO
+    from rl_gumbel.cli import make_config
+    from rl_gumbel.cli.backends import make_training_vec
+    from rl_gumbel.cli.build import make_model
+    from rl_gumbel.cli.parser import parse
 
-    return BatchedPPO(
-        "MlpPolicy",
-        make_vec("CartPole-v1", 256, device="cpu"),
-        n_steps=32,
-        num_minibatches=8,
-        n_epochs=8,
-        gamma=0.98,
-        gae_lambda=0.8,
-        learning_rate=3e-3,
-        seed=seed,
-        device="cpu",
-    )
+    words = ["train", "--algo", "ppo", "--env", "CartPole-v1", "--seed", str(seed)]
+    config = make_config(parse(words))
+    return make_model(config, make_training_vec(config, "cpu"), "MlpPolicy", "cpu")
 
 
 def sb3_solver(seed: int) -> Any:
