@@ -127,7 +127,7 @@ class ActionLayout:
         action = index + self._starts(index.device) if any(self.starts) else index
         if isinstance(self.space, spaces.Discrete):
             action = action.squeeze(-1)
-        return action.to(getattr(torch, np.dtype(self.space.dtype).name))
+        return action.to(self._dtype)
 
     def flatten(self, padded: Tensor) -> Tensor:
         """Return `[..., sum(sizes)]`: the factors of `[..., K, N]` side by side, no padding."""
@@ -150,6 +150,11 @@ class ActionLayout:
         padded = flat.new_zeros((*flat.shape[:-1], self.num_factors * self.num_categories))
         positions = self._flat_positions(flat.device)
         return padded.index_copy(-1, positions, flat).reshape(shape)
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = getattr(torch, np.dtype(self.space.dtype).name)
+        return dtype
 
     def _starts(self, device: torch.device) -> Tensor:
         return self._copy("starts", device, lambda: torch.tensor(self.starts))
