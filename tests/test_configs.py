@@ -18,7 +18,8 @@ def path(request):
 
 def test_there_are_tuned_settings():
     """An empty list would make every test below pass."""
-    assert [path.name for path in FILES if path.stem == "CartPole-v1"] == ["CartPole-v1.yaml"]
+    found = {path.parent.name for path in FILES if path.stem == "CartPole-v1"}
+    assert found >= {"sac", "ppo"}
 
 
 def test_the_file_is_where_its_settings_say(path):
