@@ -58,6 +58,19 @@ def our_env(num_envs: int) -> Measured:
     return lambda: env.step(action), num_envs, no_shares
 
 
+def our_compiled_env(num_envs: int) -> Measured:
+    import torch
+
+    from rl_gumbel import make_vec
+    from rl_gumbel.algorithms.compilation import compile_steps
+
+    env = make_vec("CartPole-v1", num_envs, device="cpu")
+    compile_steps(env)
+    env.reset(seed=0)
+    action = torch.randint(2, (num_envs,))
+    return lambda: env.step(action), num_envs, no_shares
+
+
 def gymnasium_env(num_envs: int) -> Measured:
     import gymnasium as gym
     import numpy as np
@@ -153,6 +166,7 @@ def sb3_training(num_envs: int) -> Measured:
 
 ROWS: dict[str, Callable[[int], Measured]] = {
     "env": our_env,
+    "compiled-env": our_compiled_env,
     "gymnasium-env": gymnasium_env,
     "rollout": our_rollout,
     "sb3-rollout": sb3_rollout,
@@ -375,6 +389,7 @@ def speed_table(rows: list[dict[str, str]]) -> str:
     }
     peers = {
         "env": "gymnasium-env",
+        "compiled-env": "gymnasium-env",
         "rollout": "sb3-rollout",
         "training": "sb3-training",
         "compiled-training": "sb3-training",
