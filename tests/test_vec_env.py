@@ -35,11 +35,11 @@ def register(monkeypatch):
     """Register an environment class for one test."""
 
     def register_class(creator, **kwargs: Any) -> str:
-        gym.register("Mine-v0", creator, **kwargs)
-        return "Mine-v0"
+        gym.register("Vectorised-v0", creator, **kwargs)
+        return "Vectorised-v0"
 
     yield register_class
-    gym.registry.pop("Mine-v0", None)
+    gym.registry.pop("Vectorised-v0", None)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ class Switchable(VectorEnv):
 
 def test_vector_entry_point_is_asked_to_reset_in_the_same_step(register):
     register(Tiny, vector_entry_point=Switchable)
-    assert make_vec("Mine-v0", 2).backend == "gymnasium (vector)"
+    assert make_vec("Vectorised-v0", 2).backend == "gymnasium (vector)"
 
 
 def test_blackjack_tuples_become_a_vector():
