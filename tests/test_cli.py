@@ -597,7 +597,8 @@ MISTAKES = [
     (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, reppo, ppo, got "pop"; did '
      "you mean ppo?"),
     (["train", "--algo", "ppo", "--num-envs=1", "--algorithm.n-steps=1"],
-     "ppo on CartPole-v1: n_steps 1 of 1 environments make minibatches of 0 samples; they need at least 2"),
+     "ppo on CartPole-v1: n_steps 1 of 1 environments make minibatches of 0 samples; "
+     "they need at least 2"),
     (["train", "--backend", "torch", "--env", "cli/Bits-v0"], "--backend torch: cli/Bits-v0 has no "
      "torch version (see rl-gumbel list envs)"),
     (["train", "--backend", "torch", "--env", "CartPol-v1"], "--backend torch: CartPol-v1 has no "
