@@ -15,6 +15,10 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "CartPole-v1": ("rl_gumbel.envs.cartpole:CartPole", {"max_episode_steps": 500}),
     "MountainCar-v0": ("rl_gumbel.envs.mountain_car:MountainCar", {"max_episode_steps": 200}),
     "DiscretePendulum-v1": ("rl_gumbel.envs.pendulum:DiscretePendulum", {"max_episode_steps": 200}),
+    "PendulumBank-v0": (
+        "rl_gumbel.envs.pendulum_bank:PendulumBank",
+        {"max_episode_steps": 200},
+    ),
     "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
     "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_gumbel.envs.base import State, TorchEnv
-from rl_gumbel.envs.canvas import GREEN, INK, LIGHT, ORANGE, Canvas
+from rl_gumbel.envs.canvas import GREEN, INK, LIGHT, ORANGE, Canvas, Point
 
 GRAVITY = 10.0  # m / s^2
 MASS = 1.0  # kg
@@ -51,9 +51,7 @@ class DiscretePendulum(TorchEnv):
         levels: int = 5,
         **kwargs: Any,
     ) -> None:
-        if levels < 2:
-            raise ValueError(f"levels {levels!r} of DiscretePendulum must be at least 2")
-        self.torques = tuple(np.linspace(-MAX_TORQUE, MAX_TORQUE, levels).tolist())
+        self.torques = make_torques(levels, type(self).__name__)
         high = np.array([1, 1, MAX_VELOCITY], np.float32)
         super().__init__(
             num_envs,
@@ -70,16 +68,10 @@ class DiscretePendulum(TorchEnv):
 
     def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return the states 0.05 s later, rewards, and False for every termination."""
-        angle, velocity = state["angle"], state["velocity"]
         torque = self.choose(action, self.constant(self.torques)).squeeze(-1)
-        upright = (angle + pi).remainder(2 * pi) - pi
-        cost = upright.square() + 0.1 * velocity.square() + 0.001 * torque.square()
-        acceleration = (WEIGHT * angle.sin() + torque) / INERTIA
-        velocity = torch.add(velocity, acceleration, alpha=SECONDS_PER_STEP)
-        velocity = velocity.clamp(-MAX_VELOCITY, MAX_VELOCITY)
-        angle = torch.add(angle, velocity, alpha=SECONDS_PER_STEP)
+        angle, velocity, reward = swing(state["angle"], state["velocity"], torque)
         never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return {"angle": angle, "velocity": velocity}, -cost, never
+        return {"angle": angle, "velocity": velocity}, reward, never
 
     def observe(self, state: State) -> Tensor:
         """Return cosine and sine of the angle, and the velocity, `[B, 3]`."""
@@ -88,10 +80,36 @@ class DiscretePendulum(TorchEnv):
 
     def frame(self, state: State) -> NDArray[np.uint8]:
         """Return the rod, with a mark at the top, 400 x 400."""
-        angle = float(state["angle"])
         canvas = Canvas(400, 400, center=(0.0, 0.0), scale=150.0)
-        canvas.disc((0.0, 0.0), 1.12, LIGHT)
-        canvas.disc((0.0, 1.12), 0.05, GREEN)
-        canvas.line([(0.0, 0.0), (-LENGTH * sin(angle), LENGTH * cos(angle))], 0.2, ORANGE)
-        canvas.disc((0.0, 0.0), 0.05, INK)
+        draw(canvas, (0.0, 0.0), float(state["angle"]))
         return canvas.picture()
+
+
+def make_torques(levels: int, name: str) -> tuple[float, ...]:
+    """Return torques, evenly spaced, in N m.
+
+    Raises:
+        ValueError: for fewer than two levels, of the environment `name`.
+    """
+    if levels < 2:
+        raise ValueError(f"levels {levels!r} of {name} must be at least 2")
+    return tuple(np.linspace(-MAX_TORQUE, MAX_TORQUE, levels).tolist())
+
+
+def swing(angle: Tensor, velocity: Tensor, torque: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return angle and velocity 0.05 s later, and the reward, of pendulums of any shape."""
+    upright = (angle + pi).remainder(2 * pi) - pi
+    cost = upright.square() + 0.1 * velocity.square() + 0.001 * torque.square()
+    acceleration = (WEIGHT * angle.sin() + torque) / INERTIA
+    velocity = torch.add(velocity, acceleration, alpha=SECONDS_PER_STEP)
+    velocity = velocity.clamp(-MAX_VELOCITY, MAX_VELOCITY)
+    return torch.add(angle, velocity, alpha=SECONDS_PER_STEP), velocity, -cost
+
+
+def draw(canvas: Canvas, pivot: Point, angle: float) -> None:
+    """Draw a rod on its disc, with a mark at the top."""
+    x, y = pivot
+    canvas.disc(pivot, 1.12, LIGHT)
+    canvas.disc((x, y + 1.12), 0.05, GREEN)
+    canvas.line([pivot, (x - LENGTH * sin(angle), y + LENGTH * cos(angle))], 0.2, ORANGE)
+    canvas.disc(pivot, 0.05, INK)

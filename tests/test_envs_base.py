@@ -17,6 +17,7 @@ from rl_gumbel.envs.catch import Catch
 from rl_gumbel.envs.deep_sea import DeepSea
 from rl_gumbel.envs.mountain_car import MountainCar
 from rl_gumbel.envs.pendulum import DiscretePendulum
+from rl_gumbel.envs.pendulum_bank import PendulumBank
 from rl_gumbel.types import Step
 
 
@@ -61,7 +62,7 @@ class Rigid(CartPole):
     differentiable = False
 
 
-DIFFERENTIABLE = [Walk, CartPole, Acrobot, MountainCar, DiscretePendulum]
+DIFFERENTIABLE = [Walk, CartPole, Acrobot, MountainCar, DiscretePendulum, PendulumBank]
 ENVS = [*DIFFERENTIABLE, Catch, DeepSea, Rigid]
 every_env = pytest.mark.parametrize("make", ENVS)
 every_differentiable_env = pytest.mark.parametrize("make", DIFFERENTIABLE)
@@ -69,8 +70,8 @@ every_differentiable_env = pytest.mark.parametrize("make", DIFFERENTIABLE)
 
 def random_actions(env: TorchEnv, steps: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    high = env.layout.num_categories
-    return torch.randint(high, (steps, env.num_envs), generator=generator)
+    shape = (steps, env.num_envs, env.layout.num_factors)
+    return torch.randint(min(env.layout.sizes), shape, generator=generator)
 
 
 def run(env: TorchEnv, actions: Tensor) -> list[Step]:
@@ -338,12 +339,11 @@ def test_the_whole_loop_runs_on_meta(make: type[TorchEnv], one_hot: bool) -> Non
     """There no value can be read: nothing in it depends on one."""
     env = make(4, device="meta", gradients=one_hot and make.differentiable)
     assert env.reset(seed=0).is_meta
-    shape = (4, 1, env.layout.num_categories)
-    action = torch.zeros(shape, device="meta", requires_grad=True) if one_hot else None
+    action = torch.zeros(4, env.layout.num_factors, dtype=torch.int64, device="meta")
+    if one_hot:
+        action = env.layout.index_to_one_hot(action).requires_grad_()
     for _ in range(12):
-        step = env.step(
-            torch.zeros(4, dtype=torch.int64, device="meta") if action is None else action
-        )
+        step = env.step(action)
         for name in ("obs", "reward", "terminated", "truncated", "final_obs"):
             assert getattr(step, name).is_meta
         assert step.obs.shape == (4, *env.observation_space.shape)
@@ -380,7 +380,7 @@ def test_moving_keeps_the_states(make: type[TorchEnv]) -> None:
     assert env.to("cpu") is env
     assert torch.equal(env.observe(env.state), obs)
     env.step(random_actions(env, 1)[0])
-    assert env.to("meta").step(torch.zeros(4, dtype=torch.int64, device="meta")).obs.is_meta
+    assert env.to("meta").step(random_actions(env, 1)[0].to("meta")).obs.is_meta
 
 
 # --- records, pictures and errors -----------------------------------------------------------------
