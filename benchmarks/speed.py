@@ -116,8 +116,9 @@ def our_training(num_envs: int, compile: bool = False) -> Measured:
     steps = model.n_steps * num_envs
     model.learn(steps)
     shares = Shares()
-    model.batched.step = shares.timed("env", model.batched.step)
-    model._act = shares.timed("policy", model._act)
+    if not compile:  # else acting and stepping are one call
+        model.batched.step = shares.timed("env", model.batched.step)
+        model.policy.act = shares.timed("policy", model.policy.act)
     model.train = shares.timed("update", model.train)
     return lambda: model.learn(steps, reset_num_timesteps=False), steps, shares
 

@@ -7,7 +7,7 @@ from here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,6 +21,8 @@ from rl_gumbel.types import Obs, Step
 
 State = dict[str, Tensor]
 """The state of B environments: tensors whose first dimension is B, by name."""
+Act = Callable[[Obs, Tensor | None], Tensor]
+"""Observations `[B, *O]` and masks `[B, K, N]` (or None) to categories `[B, K]`."""
 _STARTS = "starts/"
 
 
@@ -68,6 +70,11 @@ class BatchedEnv(ABC):
         Args:
             action: what the space contains, `[B]` or `[B, K]` integers, or one-hots `[B, K, N]`.
         """
+
+    def act_and_step(self, act: Act, obs: Obs) -> tuple[Tensor, Step]:
+        """Return the categories `[B, K]` that `act` chooses on `obs`, and the step they lead to."""
+        index = act(obs, self.action_mask)
+        return index, self.step(self.layout.to_action(index))
 
     def get_state(self) -> State:
         """Return copies of all that decides the future; `set_state` goes back to it exactly.
@@ -240,6 +247,10 @@ class TorchEnv(BatchedEnv):
         Raises:
             RuntimeError: before the first reset.
         """
+        return self.follow(*self.advance(*self.past(), action))
+
+    def past(self) -> tuple[State, State, tuple[Tensor, Tensor]]:
+        """Return what `advance` takes beside an action: states, starts and counts."""
         if not self.state:
             raise RuntimeError(f"{type(self).__name__} must be reset before its first step")
         self._starts_age += 1
@@ -247,8 +258,11 @@ class TorchEnv(BatchedEnv):
             with torch.no_grad():  # an episode starts without a past
                 self._starts = self.initial()
             self._starts_age = 0
-        counts = self.episode_return, self.episode_length
-        self.state, counts, step = self.advance(self.state, self._starts, counts, action)
+        return self.state, self._starts, (self.episode_return, self.episode_length)
+
+    def follow(self, state: State, counts: tuple[Tensor, Tensor], step: Step) -> Step:
+        """Make what `advance` returned the present; return the step."""
+        self.state = state
         self.episode_return, self.episode_length = counts
         self.action_mask = step.action_mask
         return step

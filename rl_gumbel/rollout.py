@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.envs.base import Act, BatchedEnv
 from rl_gumbel.types import Obs, Rollout, Step
-
-Act = Callable[[Obs, Tensor | None], Tensor]
-"""Observations `[B, *O]` and masks `[B, K, N]` (or None) to categories `[B, K]`."""
 
 
 @torch.no_grad()
@@ -36,8 +33,7 @@ def collect(
     """
     observations, masks, indices, steps = [obs], [env.action_mask], [], []
     for _ in range(num_steps):
-        index = act(obs, env.action_mask)
-        step = env.step(env.layout.to_action(index))
+        index, step = env.act_and_step(act, obs)
         obs = step.obs
         observations.append(obs)
         masks.append(step.action_mask)

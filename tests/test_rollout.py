@@ -8,8 +8,11 @@ import torch
 from device_reads import DeviceReads
 from gymnasium import spaces
 
+from rl_gumbel import make_vec
+from rl_gumbel.algorithms.compilation import _copying, compile_steps
 from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.rollout import collect, following_values
+from rl_gumbel.types import Step
 
 
 class Counter(TorchEnv):
@@ -108,3 +111,39 @@ def test_a_rollout_can_be_collected_on_meta():
     rollout, _ = collect(env, act, env.reset(), 6)
     assert rollout.reward.shape == (6, 8)
     assert rollout.truncated_obs.shape == (2, 8, 1)
+
+
+# --- compiled steps ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, when the compiler is imported
+def test_compiled_acting_and_stepping_in_one_call_is_acting_then_stepping():
+    def act(obs, mask):
+        return (obs[:, 2:3] > 0).long()
+
+    rollouts = []
+    for compile in (False, True):
+        env = make_vec("CartPole-v1", 4, device="cpu", backend="torch", max_episode_steps=30)
+        if compile:
+            compile_steps(env)
+        obs = env.reset(seed=3)
+        first, obs = collect(env, act, obs, 50)
+        second, _ = collect(env, act, obs, 20)
+        rollouts.append((first, second))
+    for plain, compiled in zip(*rollouts, strict=True):
+        assert int(plain.ended.sum()) > 0
+        torch.testing.assert_close(vars(compiled), vars(plain))
+
+
+def test_results_of_a_graph_are_copied_before_its_next_replay_writes_over_them():
+    buffer = torch.zeros(2)
+    step = Step(*[buffer] * 5, None, None, buffer, buffer)
+    result = _copying(lambda: (buffer, {"state": buffer}, step))()
+    buffer += 1
+    assert [float(part.sum()) for part in (result[0], result[1]["state"], result[2].reward)] == [
+        0.0,
+        0.0,
+        0.0,
+    ]
+    assert result[2].action_mask is None

@@ -662,7 +662,7 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
         eager, fallback = (weights(build(compile=flag).learn(80)) for flag in (False, True))
     messages = [str(warning.message) for warning in caught]
     reason = "RuntimeError: no compiler here"
-    names = ("advance", "act", "critic_loss", "actor_loss")
+    names = ("advance", "act_and_advance", "critic_loss", "actor_loss")
     assert messages == [f"compile=True has no effect on {name}: {reason}" for name in names]
     for name, value in eager.items():
         torch.testing.assert_close(value, fallback[name])

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
-from rl_gumbel.algorithms.compilation import compile_steps, compiled
+from rl_gumbel.algorithms.compilation import compile_steps
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.distributions import FactoredCategorical
-from rl_gumbel.envs.base import TorchEnv
 from rl_gumbel.types import Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
 
@@ -59,7 +58,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         else:
             self._check_masks()
             super()._setup_model()
-        self._act = compiled(self.policy.act) if self.compile else self.policy.act
 
     def _setup_batched(self) -> None:
         self.batched = as_batched(self.env, self.device)
@@ -108,7 +106,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         buffer = self.replay_buffer
         if not isinstance(buffer, DeviceReplayBuffer) or buffer.has_masks != self.batched.masked:
             self._make_replay_buffer()
-        if self.compile and isinstance(self.batched, TorchEnv):
+        if self.compile:
             compile_steps(self.batched)
         return result
 
@@ -157,12 +155,11 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         assert obs is not None
         if self.num_timesteps < learning_starts:
             index = self._uniform(mask).sample()
+            step = self.batched.step(self.layout.to_action(index))
         else:
-            index = self._act(obs, mask)
-        action = self.layout.to_action(index)
-        step = self.batched.step(action)
+            index, step = self.batched.act_and_step(self.policy.act, obs)
         self._obs = step.obs
-        self.replay_buffer.add(obs, action, step, mask)
+        self.replay_buffer.add(obs, self.layout.to_action(index), step, mask)
         self._episodes.append((step.ended, step.episode_return, step.episode_length))
         return step
 
@@ -191,6 +188,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         super().dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        names = [*super()._excluded_save_params(), "layout", "_episodes", "_padding", "_act"]
+        names = [*super()._excluded_save_params(), "layout", "_episodes", "_padding"]
         # In SB3's own way a loaded model may go on from the observation that it was saved at.
         return names if self.is_batched else [name for name in names if name != "_last_obs"]

@@ -9,8 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
-from rl_gumbel.algorithms.compilation import compile_steps, compiled
-from rl_gumbel.envs.base import TorchEnv
+from rl_gumbel.algorithms.compilation import compile_steps
 from rl_gumbel.rollout import collect
 from rl_gumbel.types import Rollout, Step
 
@@ -35,11 +34,10 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         self.policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
-        self._act = compiled(self.policy.act) if self.compile else self.policy.act
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(*args, **kwargs)
-        if self.compile and isinstance(self.batched, TorchEnv):
+        if self.compile:
             compile_steps(self.batched)
         return result
 
@@ -57,7 +55,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         def on_step(step: Step) -> bool:
             return self._show_step(callback, step)
 
-        collected = collect(self.batched, self._act, self._obs, n_rollout_steps, on_step)
+        collected = collect(self.batched, self.policy.act, self._obs, n_rollout_steps, on_step)
         if collected is None:
             return False
         self.rollout, self._obs = collected
@@ -67,4 +65,4 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         return True
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rollout", "layout", "_act"]
+        return [*super()._excluded_save_params(), "rollout", "layout"]
