@@ -35,7 +35,8 @@ class Acrobot(TorchEnv):
     Sutton 1996, with the equations of motion of Sutton and Barto's book, one Runge-Kutta step of
     0.2 s; spaces and 500 steps of Gymnasium's `AcrobotEnv` (the last reward of an episode that
     reaches the goal is 0). Rewards are constants, so that with `gradients=True` only the
-    observations carry one.
+    observations carry one: what can be learned by it comes from the value of the last observation
+    of a rollout.
     """
 
     differentiable = True

@@ -29,7 +29,8 @@ class CartPole(TorchEnv):
 
     Barto, Sutton and Anderson 1983; dynamics, spaces and 500 steps of Gymnasium's `CartPoleEnv`
     (Euler integration, reward 1 on the last step too). The reward is constant, so that with
-    `gradients=True` only the observations carry one.
+    `gradients=True` only the observations carry one: what can be learned by it comes from the value
+    of the last observation of a rollout.
     """
 
     differentiable = True

@@ -23,7 +23,8 @@ class MountainCar(TorchEnv):
 
     Moore 1990; dynamics, spaces and 200 steps of Gymnasium's `MountainCarEnv`, whose track is the
     curve sin(3 x), with a wall on the left that stops the car. The reward is constant, so that with
-    `gradients=True` only the observations carry one.
+    `gradients=True` only the observations carry one: what can be learned by it comes from the value
+    of the last observation of a rollout.
     """
 
     differentiable = True

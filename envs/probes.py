@@ -36,7 +36,7 @@ class Probe(TorchEnv):
     def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return the same observations, the rewards of the actions, and the end of the episodes."""
         reward = self.choose(action, self.constant(self.rewards)).squeeze(-1)
-        return state, reward.float(), torch.ones_like(reward, dtype=torch.bool)
+        return state, reward, torch.ones_like(reward, dtype=torch.bool)
 
     def observe(self, state: State) -> Tensor:
         """Return what is shown, `[B, 1]`."""
@@ -117,7 +117,7 @@ class ProbeFactors(TorchEnv):
             right = action.gather(-1, shown.unsqueeze(-1)).squeeze(-1)
         else:
             right = action == shown
-        return state, right.sum(-1).float(), torch.ones_like(shown[:, 0], dtype=torch.bool)
+        return state, right.sum(-1), torch.ones_like(shown[:, 0], dtype=torch.bool)
 
     def observe(self, state: State) -> Tensor:
         """Return the categories that are shown, `[B, K]` int64."""

@@ -65,7 +65,6 @@ class Rigid(CartPole):
 DIFFERENTIABLE = [Walk, CartPole, Acrobot, MountainCar, DiscretePendulum, PendulumBank]
 ENVS = [*DIFFERENTIABLE, Catch, DeepSea, Rigid]
 every_env = pytest.mark.parametrize("make", ENVS)
-every_differentiable_env = pytest.mark.parametrize("make", DIFFERENTIABLE)
 
 
 def random_actions(env: TorchEnv, steps: int, seed: int = 0) -> Tensor:
@@ -253,7 +252,7 @@ def test_a_saved_state_is_a_copy() -> None:
     assert saved["place"].max() <= 1
 
 
-# --- actions and gradients ------------------------------------------------------------------------
+# --- actions --------------------------------------------------------------------------------------
 
 
 @every_env
@@ -275,59 +274,6 @@ def test_choose_is_linear_in_a_one_hot() -> None:
     assert env.choose(one_hot.argmax(-1), values).equal(chosen)
     chosen.sum().backward()
     assert one_hot.grad.equal(values.expand(2, 2, 3))
-
-
-@pytest.mark.parametrize("make", [Rigid, Catch, DeepSea])
-def test_gradients_without_a_differentiable_step_are_refused_by_name(make: type[TorchEnv]) -> None:
-    with pytest.raises(ValueError, match=f"{make.__name__} has no gradient through its step"):
-        make(2, gradients=True)
-
-
-@every_differentiable_env
-def test_gradients_leave_every_value_as_it_is(make: type[TorchEnv]) -> None:
-    plain, tracked = make(8), make(8, gradients=True)
-    actions = random_actions(plain, 60)
-    plain.reset(seed=0)
-    tracked.reset(seed=0)
-    one_hots = [plain.layout.to_one_hot(action).requires_grad_() for action in actions]
-    expected = [plain.step(one_hot) for one_hot in one_hots]
-    steps = [tracked.step(one_hot) for one_hot in one_hots]
-    assert_same(expected, steps)
-    assert steps[-1].final_obs.requires_grad
-    for step in expected:
-        assert not step.obs.requires_grad
-        assert not step.final_obs.requires_grad
-        assert not step.reward.requires_grad
-    assert not steps[-1].episode_return.requires_grad
-
-
-def test_a_gradient_crosses_steps_and_not_episodes() -> None:
-    """The place after two moves is linear in both; that after an end in neither."""
-    env = Walk(2, gradients=True)
-    env.reset(seed=0)
-    env.state["place"] = torch.tensor([0.0, 1.0])
-    right = torch.tensor([[[0.0, 0, 1]], [[0, 0, 1]]])
-    first, second = right.clone().requires_grad_(), right.clone().requires_grad_()
-    env.step(first)
-    step = env.step(second)
-    assert step.terminated.tolist() == [False, True]
-    moves = torch.tensor([-1.0, 0.0, 1.0])
-    for action in (first, second):
-        grads = (torch.autograd.grad(obs[:, 0].sum(), action, retain_graph=True)[0][:, 0]
-                 for obs in (step.final_obs, step.obs))  # fmt: skip
-        final, fresh = grads
-        assert final.equal(moves.expand(2, 3))
-        assert fresh.equal(torch.stack([moves, 0 * moves]))
-    (reward,) = torch.autograd.grad(step.reward.sum(), second)
-    assert reward[:, 0].equal(0.5 * moves.expand(2, 3))
-
-
-def test_no_gradient_where_the_caller_turned_it_off() -> None:
-    env = Walk(2, gradients=True)
-    env.reset(seed=0)
-    with torch.no_grad():
-        step = env.step(torch.tensor([[[0.0, 0, 1]]] * 2, requires_grad=True))
-    assert not step.final_obs.requires_grad
 
 
 # --- devices --------------------------------------------------------------------------------------

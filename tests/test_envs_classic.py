@@ -163,24 +163,6 @@ def test_later_episodes_start_as_the_first() -> None:
         assert stats.kstest(column, stats.uniform(-0.05, 0.1).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("make", [Acrobot, CartPole, DiscretePendulum, MountainCar])
-def test_gradients_are_those_of_finite_differences(make: type[TorchEnv]) -> None:
-    """Of observations and rewards to the one-hot, across two steps, where nothing is clipped."""
-    env = make(3, dtype=torch.float64, gradients=True)
-    env.reset(seed=0)
-    start = {name: value.clone() for name, value in env.state.items()}
-
-    def two_steps(one_hot: Tensor) -> Tensor:
-        middle, first, _ = env.transition(start, one_hot)
-        final, second, _ = env.transition(middle, one_hot)
-        return torch.cat([rows(final), first.unsqueeze(-1), second.unsqueeze(-1)], 1).double()
-
-    one_hot = env.layout.to_one_hot(torch.tensor([0, 1, 1])).double().requires_grad_()
-    assert torch.autograd.gradcheck(two_steps, one_hot)
-    (grad,) = torch.autograd.grad(rows(env.transition(start, one_hot)[0]).sum(), one_hot)
-    assert (grad.amax(-1) > grad.amin(-1)).all(), "each action leads elsewhere"
-
-
 @pytest.mark.parametrize("make", [Acrobot, CartPole, MountainCar])
 def test_constant_rewards_carry_no_gradient(make: type[TorchEnv]) -> None:
     env = make(2, gradients=True)

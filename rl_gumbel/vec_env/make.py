@@ -20,6 +20,7 @@ def make_vec(
     *,
     vectorization_mode: str | None = None,
     render_mode: str | None = None,
+    gradients: bool = False,
     **kwargs: Any,
 ) -> BatchedEnv:
     """Return `num_envs` environments that step together, tensors in and out.
@@ -35,11 +36,13 @@ def make_vec(
             `vector_entry_point`; None is the id's vector entry point where it resets in the same
             step, else `sync`.
         render_mode: `rgb_array` for frames from `render`; None for none.
+        gradients: let rewards and observations carry a gradient to one-hot actions; for torch
+            environments that are `differentiable`.
         kwargs: of the environment.
 
     Raises:
-        ValueError: for a name that is not known, a setting that would be ignored, or `torch` for an
-            id without a torch version.
+        ValueError: for a name that is not known, a setting that would be ignored, `torch` for an id
+            without a torch version, or gradients where there are none.
         TypeError: for spaces that are not supported.
     """
     if backend not in BACKENDS:
@@ -53,10 +56,12 @@ def make_vec(
             raise ValueError(
                 f"vectorization_mode {vectorization_mode!r} of {id} needs backend='gymnasium'"
             )
-        env = make_torch_env(id, num_envs, device=device, **kwargs)
+        env = make_torch_env(id, num_envs, device=device, gradients=gradients, **kwargs)
         check_render_mode(env, render_mode)
         return env
+    spec = find_spec(id)
+    if gradients:
+        raise ValueError(f"gradients {gradients!r} of {id} needs an environment in torch")
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
-    spec = find_spec(id)
     return make_gymnasium_env(spec, num_envs, torch.device(device), vectorization_mode, kwargs)
