@@ -6,9 +6,11 @@
 
 `run` trains each seed for a fixed budget and measures the model at its end; `learning_run.py` says
 how. Our algorithms start from the tuned settings in `configs/`; options of `rl-gumbel train` may
-follow and are part of a row's identity. The peers `sb3-ppo` and `sb3-dqn` are Stable-Baselines3's,
-with the settings in `sb3_peers.py`. Rows go to `benchmarks/results/learning.csv`; a row that is
-there already is not run again. `table` prints every group of rows as a line of Markdown.
+follow and are part of a row's identity. Learning curves go to `benchmarks/results/curves.csv`: in
+each hundredth of the budget the mean return of the last 100 training episodes. The peers `sb3-ppo`
+and `sb3-dqn` are Stable-Baselines3's, with the settings in `sb3_peers.py`. Rows go to
+`benchmarks/results/learning.csv`; a row that is there already is not run again. `table` prints
+every group of rows as a line of Markdown.
 
 Rows without a `protocol` are of an earlier one, in which the best of the evaluations during
 training (`best`) and one on the way (`midway`) were measured, and seconds were not.
@@ -32,6 +34,7 @@ from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import ALGOS, ConfigError
 
 RESULTS = Path(__file__).parent / "results" / "learning.csv"
+CURVES = Path(__file__).parent / "results" / "curves.csv"
 KEY = (
     "env",
     "algo",
@@ -61,6 +64,7 @@ COLUMNS = (
     "midway_timesteps",
     "midway",
 )
+CURVE_COLUMNS = (*KEY, "timesteps", "seconds", "mean_return")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--threshold", type=float, help="mean return whose first step is noted")
     run.add_argument("--processes", type=int, default=1, help="seeds at a time (default: 1)")
     show = verbs.add_parser("table", help="print the table")
+    run.add_argument("--curves", type=Path, default=CURVES, help="CSV of the learning curves")
     for verb in (run, show):
         verb.add_argument("--results", type=Path, default=RESULTS)
     args, options = parser.parse_known_args(argv)
@@ -86,15 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = [
             Job(args.env, args.algo, seed, args.threshold, tuple(options)) for seed in args.seeds
         ]
-        run_all(jobs, args.results, args.processes)
+        run_all(jobs, args.results, args.curves, args.processes)
     except (UserError, ConfigError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run_all(jobs: Sequence[Job], results: Path, processes: int) -> None:
-    """Run every job that has no row yet, some at a time; append each row as it comes."""
+def run_all(jobs: Sequence[Job], results: Path, curves: Path, processes: int) -> None:
+    """Run every job that has no row yet, some at a time; append what comes as it comes."""
     known = {tuple(row[name] for name in KEY) for row in read_rows(results)}
     new = [job for job in jobs if tuple(str(identify(job)[name]) for name in KEY) not in known]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -103,8 +108,10 @@ def run_all(jobs: Sequence[Job], results: Path, processes: int) -> None:
         processes, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
         for future in as_completed([pool.submit(run_job, job) for job in new]):
-            append(results, future.result())
-            print(future.result(), flush=True)
+            row, curve = future.result()
+            append(results, COLUMNS, [row])
+            append(curves, CURVE_COLUMNS, curve)
+            print(row, flush=True)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -115,14 +122,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(path: Path, row: Row) -> None:
-    """Append a row, with a header to a new file."""
+def append(path: Path, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Append rows, with a header to a new file."""
     is_new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         if is_new:
             writer.writeheader()
-        writer.writerow(row)
+        writer.writerows(rows)
 
 
 def table(rows: Sequence[dict[str, str]]) -> str:

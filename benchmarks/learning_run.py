@@ -33,7 +33,9 @@ from rl_gumbel.envs.tabular import TabularEnv
 from rl_gumbel.vec_env.names import find_torch_id, make_torch_env
 
 EPISODES = 100
-"""Of an evaluation, and of the window that the threshold looks at."""
+"""Of an evaluation, and of the window that threshold and curve look at."""
+CURVE_POINTS = 100
+"""Of a learning curve, at most."""
 OWN_COLUMN = ("actor_gradient", "estimator", "critic", "num_envs", "total_timesteps", "device")
 """Settings that stand in columns of their own."""
 Row = dict[str, Any]
@@ -90,8 +92,8 @@ def list_options(job: Job) -> Iterator[str]:
             yield f"--{option} {value if isinstance(value, str) else json.dumps(value)}"
 
 
-def run_job(job: Job) -> Row:
-    """Return the row of one run."""
+def run_job(job: Job) -> tuple[Row, list[Row]]:
+    """Return the row of one run and the rows of its learning curve."""
     config = read_config(job)
     torch.set_num_threads(config.threads)
     device = find_device(config.device)
@@ -102,11 +104,12 @@ def run_job(job: Job) -> Row:
         model, evaluation_env = make_peer(job.algo, config, env, evaluation_env, device)
     else:
         model = make_model(config, env, str(policy_name(env.observation_space)), device)
-    watch = Watch(job.threshold)
+    watch = Watch(job.threshold, config.total_timesteps)
     start = time.perf_counter()
     model.learn(config.total_timesteps, callback=watch)
     seconds = time.perf_counter() - start
-    return identify(job) | {
+    identity = identify(job)
+    row = identity | {
         **measure(model, evaluation_env, config),
         "seconds": round(seconds, 2),
         "threshold": "" if job.threshold is None else job.threshold,
@@ -114,16 +117,28 @@ def run_job(job: Job) -> Row:
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
         "commit": find_commit() or "",
     }
+    return row, [identity | point for point in watch.curve]
 
 
 class Watch(BaseCallback):
-    """Notes the first step at which the last episodes of training reached a mean return."""
+    """Looks at the mean return of the last episodes of training whenever one has ended.
 
-    def __init__(self, threshold: float | None) -> None:
+    Args:
+        threshold: a mean return; `reached` is the first step at which it was there, or None.
+        total_timesteps: of the run; `curve` has a point in each hundredth of them.
+    """
+
+    def __init__(self, threshold: float | None, total_timesteps: int) -> None:
         super().__init__()
         self.threshold = threshold
+        self.interval = total_timesteps / CURVE_POINTS
         self.reached: int | None = None
+        self.curve: list[Row] = []
         self._latest: object = None
+        self._hundredth = 0.0
+
+    def _on_training_start(self) -> None:
+        self._start = time.perf_counter()
 
     def _on_step(self) -> bool:
         self._look()
@@ -134,12 +149,22 @@ class Watch(BaseCallback):
 
     def _look(self) -> None:
         episodes = self.model.ep_info_buffer or []
-        if self.threshold is None or self.reached or len(episodes) < EPISODES:
+        if len(episodes) < EPISODES or episodes[-1] is self._latest:
             return
-        if episodes[-1] is not self._latest:  # an episode has ended since
-            self._latest = episodes[-1]
-            if np.mean([episode["r"] for episode in episodes]) >= self.threshold:
-                self.reached = self.num_timesteps
+        self._latest = episodes[-1]  # an episode has ended since
+        hundredth = self.num_timesteps // self.interval
+        is_due = hundredth > self._hundredth
+        if not is_due and (self.threshold is None or self.reached):
+            return
+        mean = float(np.mean([episode["r"] for episode in episodes]))
+        if is_due:
+            self._hundredth = hundredth
+            seconds = round(time.perf_counter() - self._start, 2)
+            self.curve.append(
+                {"timesteps": self.num_timesteps, "seconds": seconds, "mean_return": mean}
+            )
+        if self.threshold is not None and not self.reached and mean >= self.threshold:
+            self.reached = self.num_timesteps
 
 
 def measure(model: BaseAlgorithm, env: VecEnv, config: TrainConfig) -> Row:

@@ -30,34 +30,44 @@ LEFT, DOWN, RIGHT = 0, 1, 2
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def watch_returns(threshold, returns, window=100):
-    """Feed a `Watch` one episode of ten steps after the other; return the step it notes."""
-    watch = Watch(threshold)
-    model = SimpleNamespace(ep_info_buffer=deque(maxlen=window))
+def watch_returns(threshold, returns, total_timesteps=2000):
+    """Return a `Watch` that was fed one episode of ten steps after the other."""
+    watch = Watch(threshold, total_timesteps)
+    model = SimpleNamespace(ep_info_buffer=deque(maxlen=100))
     watch.model = model
+    watch._on_training_start()
     for number, episode_return in enumerate(returns, 1):
         model.ep_info_buffer.append({"r": episode_return})
         watch.num_timesteps = 10 * number
         assert watch._on_step()
-    return watch.reached
+    return watch
 
 
 def test_the_threshold_is_reached_by_the_mean_of_the_last_hundred_episodes():
     # 100 episodes of return 0, then 1 each: the mean of the last 100 is 0.5 after 50 of them.
-    assert watch_returns(0.5, [0.0] * 100 + [1.0] * 100) == 1500
+    assert watch_returns(0.5, [0.0] * 100 + [1.0] * 100).reached == 1500
 
 
 def test_the_threshold_needs_a_hundred_episodes():
-    assert watch_returns(0.5, [1.0] * 99) is None
-    assert watch_returns(0.5, [1.0] * 100) == 1000
+    assert watch_returns(0.5, [1.0] * 99).reached is None
+    assert watch_returns(0.5, [1.0] * 100).reached == 1000
 
 
 def test_a_threshold_that_is_lost_again_stays_reached():
-    assert watch_returns(0.5, [1.0] * 100 + [0.0] * 100) == 1000
+    assert watch_returns(0.5, [1.0] * 100 + [0.0] * 100).reached == 1000
 
 
 def test_without_a_threshold_none_is_reached():
-    assert watch_returns(None, [1.0] * 200) is None
+    assert watch_returns(None, [1.0] * 200).reached is None
+
+
+def test_a_curve_has_one_point_in_each_hundredth_of_the_budget():
+    watch = watch_returns(None, [0.0] * 100 + [1.0] * 100, total_timesteps=10_000)
+    assert [point["timesteps"] for point in watch.curve] == list(range(1000, 2001, 100))
+    assert [point["mean_return"] for point in watch.curve] == pytest.approx(
+        [0.1 * n for n in range(11)]
+    )
+    assert all(point["seconds"] >= 0 for point in watch.curve)
 
 
 class Lookup:
@@ -119,13 +129,14 @@ QUICK = ("--total-timesteps=48", "--num-envs=8")
     ("algo", "options"), [("ppo", ("--algorithm.n-steps=8",)), ("sb3-dqn", ()), ("sb3-ppo", ())]
 )
 def test_a_run_gives_a_complete_row(algo, options):
-    row = run_job(Job("CartPole-v1", algo, 3, 475.0, (*QUICK, *options)))
+    row, curve = run_job(Job("CartPole-v1", algo, 3, 475.0, (*QUICK, *options)))
     assert row.keys() == set(learning.COLUMNS) - {"best", "midway_timesteps", "midway"}
     assert (row["env"], row["algo"], row["seed"]) == ("CartPole-v1", algo, 3)
     assert (row["total_timesteps"], row["num_envs"]) == (48, 8)
     assert row["seconds"] > 0
     assert (row["threshold"], row["threshold_timesteps"]) == (475.0, "")
     assert 8 < row["sampled"] <= 500
+    assert all(point.keys() == set(learning.CURVE_COLUMNS) for point in curve)
 
 
 # --- identity -------------------------------------------------------------------------------------
@@ -145,9 +156,9 @@ def test_an_arm_of_the_actor_gradient_has_its_own_column():
 def test_a_known_row_is_not_run_again(tmp_path, monkeypatch):
     path = tmp_path / "rows.csv"
     job = Job("CartPole-v1", "sac", 0)
-    learning.append(path, identify(job))
+    learning.append(path, learning.COLUMNS, [identify(job)])
     monkeypatch.setattr(learning, "run_job", None)  # which could not be called
-    learning.run_all([job], path, 1)
+    learning.run_all([job], path, tmp_path / "curves.csv", 1)
     assert len(learning.read_rows(path)) == 1
 
 
