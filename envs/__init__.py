@@ -19,6 +19,10 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "rl_gumbel.envs.pendulum_bank:PendulumBank",
         {"max_episode_steps": 200},
     ),
+    "Thermostats-v0": (
+        "rl_gumbel.envs.thermostats:Thermostats",
+        {"max_episode_steps": 192},
+    ),
     "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
     "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),

@@ -18,6 +18,7 @@ from rl_gumbel.envs.deep_sea import DeepSea
 from rl_gumbel.envs.mountain_car import MountainCar
 from rl_gumbel.envs.pendulum import DiscretePendulum
 from rl_gumbel.envs.pendulum_bank import PendulumBank
+from rl_gumbel.envs.thermostats import Thermostats
 from rl_gumbel.types import Step
 
 
@@ -62,8 +63,8 @@ class Rigid(CartPole):
     differentiable = False
 
 
-DIFFERENTIABLE = [Walk, CartPole, Acrobot, MountainCar, DiscretePendulum, PendulumBank]
-ENVS = [*DIFFERENTIABLE, Catch, DeepSea, Rigid]
+CLASSIC = [CartPole, Acrobot, MountainCar, DiscretePendulum]
+ENVS = [Walk, *CLASSIC, PendulumBank, Thermostats, Catch, DeepSea, Rigid]
 every_env = pytest.mark.parametrize("make", ENVS)
 
 
