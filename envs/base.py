@@ -310,6 +310,10 @@ class TorchEnv(BatchedEnv):
         counts = episode_return.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
         return following, counts, step
 
+    def detach(self) -> None:
+        """Cut what the present states know of the actions before; values stay."""
+        self.state = {name: value.detach() for name, value in self.state.items()}
+
     def _read(self, action: Tensor) -> Tensor:
         """Return categories `[B, K]`, or the one-hots where their gradient may be wanted."""
         if not action.is_floating_point():

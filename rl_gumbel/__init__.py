@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rl_gumbel.actions import ActionLayout
-    from rl_gumbel.algorithms import ALGORITHMS, BatchedPPO, GumbelREPPO, GumbelSAC
+    from rl_gumbel.algorithms import ALGORITHMS, BatchedPPO, GumbelREPPO, GumbelSAC, GumbelSHAC
     from rl_gumbel.checkpoint import load_model, save_model
     from rl_gumbel.distributions import FactoredCategorical
     from rl_gumbel.envs.base import BatchedEnv
@@ -42,6 +42,7 @@ __all__ = [
     "GumbelREPPO",
     "GumbelSAC",
     "GumbelSACPolicy",
+    "GumbelSHAC",
     "GumbelTD3Policy",
     "GymEnv",
     "GymVectorEnv",
@@ -63,7 +64,7 @@ __all__ = [
 
 _HOMES = {
     "actions": ["ActionLayout"],
-    "algorithms": ["ALGORITHMS", "BatchedPPO", "GumbelREPPO", "GumbelSAC"],
+    "algorithms": ["ALGORITHMS", "BatchedPPO", "GumbelREPPO", "GumbelSAC", "GumbelSHAC"],
     "checkpoint": ["load_model", "save_model"],
     "distributions": ["FactoredCategorical"],
     "envs.base": ["BatchedEnv"],

@@ -24,6 +24,8 @@ TAGS: Mapping[str, str] = {
     "train/kl": "divergence of the new policy from the one that acted, exact, in nats",
     "train/kl_exceeded": "fraction of states in which it is beyond its bound",
     "train/target_outside": "fraction of critic targets beyond the outermost bins",
+    "train/skipped_updates": "steps of the actor not taken so far, the gradient not being finite",
+    "train/average_reward": "running mean of rewards and entropy bonuses, which are less by it",
     "train/learning_rate": "learning rate of all optimisers",
     "train/n_updates": "gradient steps so far",
     "estimator/temperature": "temperature of the gradient estimator",

@@ -72,6 +72,45 @@ def lambda_returns(
     return generalized_advantage(fixed, ahead * decay)  # the same recurrence
 
 
+def restarting_discounts(ended: Tensor, discount: float) -> Tensor:
+    """Return `[T, B]` discount ** age, the age being the steps since the last end, or the start.
+
+    `ended` is `[T, B]` bool.
+    """
+    time = torch.arange(len(ended), device=ended.device).unsqueeze(-1)
+    # The step after an end is the first of its episode; the last row starts nothing.
+    start = torch.where(ended, time + 1, 0).cummax(0).values.roll(1, 0)
+    start = torch.where(time == 0, 0, start)
+    return discount ** (time - start)
+
+
+def window_return(
+    reward: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    next_value: Tensor,
+    discounts: Tensor,
+    discount: float,
+) -> Tensor:
+    """Return the `[B]` objective of SHAC (Xu et al. 2022, arXiv 2204.07137, eq. 5) of a window.
+
+    The discounted sum of the rewards of each episode in it, and of the value of what came last: of
+    the last state of the window and of a truncated episode, and of nothing after a termination.
+
+    Args:
+        reward: `[T, B]`.
+        terminated: `[T, B]` bool.
+        truncated: `[T, B]` bool.
+        next_value: `[T, B]` values of what followed each step, looked at where an episode was
+            truncated and at the last step; see `following_values`.
+        discounts: `[T, B]` of `restarting_discounts`.
+        discount: per step, gamma.
+    """
+    is_last = torch.arange(len(reward), device=reward.device).unsqueeze(-1) == len(reward) - 1
+    bootstrap = torch.where(truncated | (is_last & ~terminated), next_value, 0.0)
+    return (discounts * (reward + discount * bootstrap)).sum(0)
+
+
 def kl_constrained_loss(value: Tensor, kl: Tensor, kl_bound: float, kl_coef: Tensor) -> Tensor:
     """Return the scalar mean of -value, in rows beyond the bound of kl_coef * KL instead.
 

@@ -41,6 +41,19 @@ class _LogisticTanh(torch.autograd.Function):
         return result
 
 
+def perceptron(
+    widths: list[int], activation_fn: type[nn.Module], use_layer_norm: bool = False
+) -> nn.Sequential:
+    """Return layers from the first width to the last; all but the last layer are activated."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise(widths[:-1]):
+        layers.append(nn.Linear(width_in, width_out))
+        if use_layer_norm:
+            layers.append(nn.LayerNorm(width_out))
+        layers.append(activation_fn())
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
 class LogitNetwork(nn.Module):
     """Features `[B, F]` to logits `[B, K, N]`; the logits of padding are zero, see `mask`."""
 
@@ -56,11 +69,7 @@ class LogitNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.layout = layout
-        widths = [num_features, *net_arch]
-        layers: list[nn.Module] = []
-        for width_in, width_out in itertools.pairwise(widths):
-            layers += [nn.Linear(width_in, width_out), activation_fn()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], layout.num_flat))
+        self.layers = perceptron([num_features, *net_arch, layout.num_flat], activation_fn)
         self.register_buffer("mask", layout.mask, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -63,13 +63,48 @@ class RewardScaler(nn.Module):
         # Not part of the state: it belongs to the environments, not to what was learned.
         self.register_buffer("discounted_return", torch.zeros(num_envs), persistent=False)
 
-    @torch.no_grad()
     def forward(self, reward: Tensor, ended: Tensor) -> Tensor:
-        """Return rewards `[T, B]` scaled, and take them in; `ended` `[T, B]` bool."""
+        """Return rewards `[T, B]` scaled, and take them in; `ended` `[T, B]` bool.
+
+        A gradient passes, with the deviation as a constant.
+        """
+        self._take_in(reward, ended)
+        scaled = reward * (self.moments.variance + EPSILON).rsqrt()
+        return scaled.clamp(-CLIP, CLIP)
+
+    @torch.no_grad()
+    def _take_in(self, reward: Tensor, ended: Tensor) -> None:
         returns = torch.empty_like(reward)
         for t in range(len(reward)):
             torch.add(reward[t], self.discounted_return, alpha=self.gamma, out=returns[t])
             self.discounted_return.copy_(returns[t].masked_fill(ended[t], 0.0))
         self.moments.update(returns)
-        scaled = reward * (self.moments.variance + EPSILON).rsqrt()
-        return scaled.clamp(-CLIP, CLIP)
+
+
+class RewardCenter(nn.Module):
+    """Rewards less their running mean, for the values of a task that never ends.
+
+    Simple reward centering (Naik et al. 2024, arXiv 2405.09999): discounted values lose the part
+    mean / (1 - gamma) that all states share, and at gamma = 1 they are the differential values of
+    the average-reward criterion.
+
+    Args:
+        rate: weight of a rollout in the mean, in (0, 1]; of the first 1 / rate rollouts the mean
+            weighs all alike.
+    """
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, reward: Tensor) -> Tensor:
+        """Return rewards `[T, B]` less the mean, after taking them into it; a gradient passes."""
+        with torch.no_grad():  # the mean is a constant
+            self.count.add_(1)
+            self.mean.lerp_(reward.mean(), (1 / self.count).clamp_min(self.rate))
+        return reward - self.mean

@@ -1,14 +1,18 @@
 """A policy on batched environments over a horizon, to a `Rollout`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from rl_gumbel.envs.base import Act, BatchedEnv
-from rl_gumbel.types import Obs, Rollout, Step
+from rl_gumbel.envs.base import Act, BatchedEnv, TorchEnv
+from rl_gumbel.types import Obs, Rollout, Sample, Step
+
+OnStep = Callable[[Step], bool]
+"""Called after each step; False gives the rollout up."""
 
 
 @torch.no_grad()
@@ -17,7 +21,7 @@ def collect(
     act: Act,
     obs: Obs,
     num_steps: int,
-    on_step: Callable[[Step], bool] = lambda step: True,
+    on_step: OnStep = lambda step: True,
 ) -> tuple[Rollout, Obs] | None:
     """Return `num_steps` steps of every environment, and the observations to go on from.
 
@@ -31,9 +35,58 @@ def collect(
         on_step: called after each step; where it returns False the rollout is given up, and None is
             returned.
     """
+    return _play(env, partial(env.act_and_step, act), obs, num_steps, on_step)
+
+
+def collect_window(
+    env: TorchEnv,
+    act: Callable[[Obs, Tensor | None], Sample],
+    obs: Obs,
+    num_steps: int,
+    on_step: OnStep = lambda step: True,
+) -> tuple[Rollout, Obs] | None:
+    """Return the same of a differentiable environment, the gradient passing through its steps.
+
+    Rewards and observations of the rollout carry a gradient to the one-hots that `act` returns and
+    from there, by way of the observations too, to the policy. It reaches back to the start of the
+    window and not beyond, and forward into no other episode.
+
+    Args:
+        env: reset before. Its `gradients` are on inside the window only.
+        act: the policy, as samples of an estimator.
+        obs: as `collect`.
+        num_steps: as `collect`.
+        on_step: as `collect`.
+    """
+
+    def play(obs: Obs) -> tuple[Tensor, Step]:
+        sample = act(obs, env.action_mask)
+        return sample.index, env.step(sample.one_hot)
+
+    env.detach()  # a window starts without a past
+    before, env.gradients = env.gradients, True
+    try:
+        collected = _play(env, play, obs, num_steps, on_step)
+    finally:
+        env.gradients = before
+        env.detach()  # or the past would be kept in memory until the next window
+    if collected is None:
+        return None
+    rollout, obs = collected
+    return rollout, tree_map(lambda part: part.detach(), obs)  # the next window's start
+
+
+def _play(
+    env: BatchedEnv,
+    play: Callable[[Obs], tuple[Tensor, Step]],
+    obs: Obs,
+    num_steps: int,
+    on_step: OnStep,
+) -> tuple[Rollout, Obs] | None:
+    """Return what `collect` does; `play` takes a step and returns its categories `[B, K]` too."""
     observations, masks, indices, steps = [obs], [env.action_mask], [], []
     for _ in range(num_steps):
-        index, step = env.act_and_step(act, obs)
+        index, step = play(obs)
         obs = step.obs
         observations.append(obs)
         masks.append(step.action_mask)

@@ -586,16 +586,16 @@ MISTAKES = [
     (["train", "--seed", "[1"], "--seed: not a YAML value: '[1'"),
     (["train", "--algorithm.gamma", "true"], "--algorithm.gamma: must be a number, got true"),
     (["train", "--algorithm.tau", "2"], "--algorithm.tau: must be at most 1, got 2"),
-    (["train", "--algo", "sca"], '--algo: must be one of sac, reppo, ppo, got "sca"; did you mean '
-     "sac?"),
+    (["train", "--algo", "sca"], '--algo: must be one of sac, reppo, shac, ppo, got "sca"; did '
+     "you mean sac?"),
     (["train", "--algorithm.clip-range", "0.1"], "--algorithm.clip-range: not a setting of sac "
      "but of ppo"),
     (["train", "--algo", "ppo", "--algorithm.batch-size=8", "--algorithm.num-minibatches=2"],
      "--algorithm.num-minibatches: would be ignored: batch_size is given"),
     (["train", "--algo", "ppo", "--config", "sac.yaml"], '--algo: ppo cannot use the settings of '
      '"sac" (sac.yaml:2)'),
-    (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, reppo, ppo, got "pop"; did '
-     "you mean ppo?"),
+    (["train", "--algo", "pop", "--help"], '--algo: must be one of sac, reppo, shac, ppo, got '
+     '"pop"; did you mean ppo?'),
     (["train", "--algo", "ppo", "--num-envs=1", "--algorithm.n-steps=1"],
      "ppo on CartPole-v1: n_steps 1 of 1 environments make minibatches of 0 samples; "
      "they need at least 2"),

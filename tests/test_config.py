@@ -23,6 +23,7 @@ from rl_gumbel.config.estimator import Estimator
 from rl_gumbel.config.ppo import PPOConfig, PPOPolicySettings, PPOSettings
 from rl_gumbel.config.reppo import REPPOPolicySettings
 from rl_gumbel.config.sac import SACConfig, SACPolicySettings, SACSettings
+from rl_gumbel.config.shac import RELAXED, SHACPolicySettings
 
 
 @pytest.fixture
@@ -137,10 +138,10 @@ def test_a_config_cannot_be_changed():
         ),
         (
             "algo: pop\n",
-            'my.yaml:1: algo: must be one of sac, reppo, ppo, got "pop"; did you mean ppo?',
+            'my.yaml:1: algo: must be one of sac, reppo, shac, ppo, got "pop"; did you mean ppo?',
         ),
-        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, reppo, ppo, got ["ppo"]'),
-        ("algo:\n", "my.yaml:1: algo: must be one of sac, reppo, ppo, got null"),
+        ("algo: [ppo]\n", 'my.yaml:1: algo: must be one of sac, reppo, shac, ppo, got ["ppo"]'),
+        ("algo:\n", "my.yaml:1: algo: must be one of sac, reppo, shac, ppo, got null"),
         (
             "algorithm:\n  clip_range: 0.1\n",
             "my.yaml:2: algorithm.clip_range: not a setting of sac but of ppo",
@@ -181,6 +182,10 @@ def test_a_config_cannot_be_changed():
         (
             "algo: reppo\nalgorithm: {estimator: reinmax, temperature: 0.5}\n",
             "my.yaml:2: algorithm.temperature: must be at least 1 for reinmax, got 0.5",
+        ),
+        (
+            "algo: shac\nalgorithm: {estimator: probabilities, score_function_weight: 0.5}\n",
+            "my.yaml:2: algorithm.score_function_weight: must be 0 or 1 for probabilities",
         ),
         (
             "algo: reppo\nalgorithm: {tau: 0.5}\n",
@@ -299,6 +304,8 @@ IGNORED = [
     ("{algo: ppo, algorithm: {batch_size: 64, num_minibatches: 4}}", "num_minibatches"),
     ("{algo: reppo, algorithm: {value_range: [0, 1]}}", "value_range"),
     ("{algo: reppo, algorithm: {actor_gradient: exact, temperature: 1}}", "temperature"),
+    ("{algo: shac, algorithm: {score_function_weight: 1, temperature: 1}}", "temperature"),
+    ("{algo: shac, algorithm: {target_entropy: 1}}", "target_entropy"),
 ]
 
 
@@ -367,6 +374,8 @@ def test_an_override_without_effect_is_refused_all_the_same(load):
         "algo: ppo",
         "algo: reppo",
         "algo: reppo\nalgorithm: {num_bins: 51, value_range: [-1, 2], kl_coef: 1}",
+        "algo: shac",
+        "algo: shac\nalgorithm: {score_function_weight: 1, average_reward_rate: 0.1}",
         "algo: ppo\nalgorithm: {batch_size: 64, clip_range_vf: 1}",
         "algo: ppo\npolicy_kwargs: {net_arch: {pi: [8], vf: [16, 16]}}",
         "env: FrozenLake-v1\nenv_kwargs: {is_slippery: false, desc: [SF, HG], map_name: null}",
@@ -401,6 +410,7 @@ def test_estimators_and_their_ranges_are_those_of_the_registry():
     assert options == dict(ESTIMATOR_OPTIONS)
     minima = {name: e.min_temperature for name, e in ESTIMATORS.items() if e.min_temperature > 0}
     assert minima == dict(MIN_TEMPERATURE)
+    assert tuple(name for name, e in ESTIMATORS.items() if e.is_relaxed) == RELAXED
 
 
 def test_algorithms_are_those_of_the_registry():
@@ -455,6 +465,17 @@ def test_network_defaults_are_those_of_the_policy(settings):
     assert parameters["activation_fn"].default is ACTIVATIONS[settings.activation_fn]
     # None there, filled in by FactoredPolicy.settings.
     assert settings.net_arch == [256, 256]
+
+
+def test_network_defaults_of_shac_are_those_of_the_policy():
+    from rl_gumbel.cli.build import ACTIVATIONS
+    from rl_gumbel.policies.shac import SHACPolicy
+
+    parameters = inspect.signature(SHACPolicy.__init__).parameters
+    ours = SHACPolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
+    assert ours == {name: parameters[name].default for name in ours}
+    assert parameters["activation_fn"].default is ACTIVATIONS[SHACPolicySettings().activation_fn]
+    assert SHACPolicySettings().net_arch == [256, 256]  # None there, filled in
 
 
 def test_network_defaults_of_ppo_are_those_of_stable_baselines3():

@@ -24,7 +24,9 @@ from rl_gumbel.losses import (
     lambda_returns,
     local_expectation_value,
     multiplier_loss,
+    restarting_discounts,
     soft_bellman_target,
+    window_return,
 )
 from rl_gumbel.networks import hl_gauss
 
@@ -359,3 +361,33 @@ def test_explained_variance_is_that_of_sb3_and_nan_for_a_constant():
     expected = peer_explained_variance(prediction.numpy(), target.numpy())
     assert explained_variance(prediction, target).item() == pytest.approx(expected, rel=1e-5)
     assert explained_variance(prediction, torch.ones(100)).isnan()
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+# Columns: no end; ends at step 1; at steps 0 and 2; at the last step.
+ENDED = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]).bool()
+
+
+def test_discounts_start_again_after_an_end():
+    expected = [[1, 1, 1, 1], [0.5, 0.5, 1, 0.5], [0.25, 1, 0.5, 0.25], [0.125, 0.5, 1, 0.125]]
+    torch.testing.assert_close(restarting_discounts(ENDED, 0.5), torch.tensor(expected))
+    ones = restarting_discounts(torch.zeros(3, 1, dtype=torch.bool), 0.0).squeeze(-1)
+    assert ones.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("is_termination", [True, False])
+def test_the_return_of_a_window_by_hand(is_termination):
+    """Rewards 1, 2, 4, 8, values 100 t + 100 after step t, discount 1/2."""
+    reward = torch.tensor([1.0, 2, 4, 8]).unsqueeze(-1).expand(4, 4)
+    value = torch.tensor([100.0, 200, 300, 400]).unsqueeze(-1).expand(4, 4)
+    nothing = torch.zeros_like(ENDED)
+    terminated, truncated = (ENDED, nothing) if is_termination else (nothing, ENDED)
+    found = window_return(
+        reward, terminated, truncated, value, restarting_discounts(ENDED, 0.5), 0.5
+    )
+    whole = 1 + 1 + 1 + 1
+    expected = torch.tensor([whole + 25.0, (1 + 1) + (4 + 4 + 100), 1 + (2 + 2) + (8 + 200), whole])
+    if not is_termination:
+        expected = expected + torch.tensor([0.0, 0.25 * 200, 0.5 * 100 + 0.25 * 300, 25.0])
+    torch.testing.assert_close(found, expected)

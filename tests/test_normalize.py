@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 
-from rl_gumbel.normalize import CLIP, EPSILON, RewardScaler, RunningMoments
+from rl_gumbel.normalize import CLIP, EPSILON, RewardCenter, RewardScaler, RunningMoments
 
 
 def test_moments_are_those_of_all_batches_together():
@@ -56,3 +56,28 @@ def test_the_statistics_travel_in_the_state_and_the_environments_do_not():
     other.load_state_dict(scaler.state_dict())
     assert other.moments.variance == scaler.moments.variance
     assert other.discounted_return.shape == (7,)
+
+
+def test_the_center_of_rewards_is_a_mean_that_forgets():
+    """Of all rollouts alike until 1 / rate of them, then moving by the rate."""
+    center = RewardCenter(0.5)
+    reward = torch.tensor([[2.0, 4.0]], requires_grad=True)
+    centered = center(reward)
+    assert centered.tolist() == [[-1, 1]]
+    centered.sum().backward()
+    assert reward.grad.tolist() == [[1, 1]]
+    center(torch.tensor([[5.0]]))
+    assert center.mean == 4
+    assert center(torch.tensor([[8.0]])).tolist() == [[2]]
+    assert center(torch.tensor([[8.0]])).tolist() == [[1]]
+    other = RewardCenter(0.5)
+    other.load_state_dict(center.state_dict())
+    assert other.mean == 7
+
+
+def test_a_gradient_passes_the_scaler_with_its_deviation_as_a_constant():
+    scaler = RewardScaler(2, gamma=0.5)
+    reward = torch.tensor([[1.0, 4.0]], requires_grad=True)
+    scaler(reward, torch.zeros(1, 2, dtype=torch.bool)).sum().backward()
+    np.testing.assert_allclose(reward.grad, np.full((1, 2), 1 / np.sqrt(2.25)), rtol=1e-6)
+    assert not scaler.discounted_return.requires_grad

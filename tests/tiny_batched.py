@@ -112,3 +112,40 @@ def play_batched(env, seed: int, actions: np.ndarray) -> list[list[dict]]:
 
 def flat(env, mask: torch.Tensor | None, i: int) -> list[int]:
     return [] if mask is None else env.layout.flatten(mask)[i].int().tolist()
+
+
+class Push(TorchEnv):
+    """Push by 0 or 1; the reward is the place that it leads to; over beyond 3. Linear in a one-hot.
+
+    With `fenced`, pushing is not legal at 0.
+    """
+
+    differentiable = True
+
+    def __init__(
+        self,
+        num_envs: int,
+        max_episode_steps: int | None = None,
+        fenced: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.fenced = fenced
+        space = spaces.Box(0, 5, (1,), np.float32)
+        super().__init__(num_envs, space, spaces.Discrete(2), max_episode_steps, **kwargs)
+        self.masked = fenced
+
+    def initial(self) -> State:
+        return {"place": self.integers(2, 1).to(self.dtype)}
+
+    def transition(self, state, action):
+        place = state["place"] + self.choose(action, self.constant((0.0, 1.0)))
+        return {"place": place}, place.squeeze(-1), place.squeeze(-1) > 3
+
+    def observe(self, state):
+        return state["place"].float()
+
+    def legal(self, state):
+        if not self.fenced:
+            return None
+        may_push = state["place"] > 0
+        return torch.stack([torch.ones_like(may_push), may_push], -1)

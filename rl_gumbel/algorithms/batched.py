@@ -29,7 +29,8 @@ class DeferredArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Return the array."""
-        return np.asarray(self.make().cpu(), dtype)
+        # Without the gradient that a differentiable environment gives it.
+        return np.asarray(self.make().detach().cpu(), dtype)
 
     def __getitem__(self, key: Any) -> Any:
         return np.asarray(self)[key]

@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.algorithms.compilation import compile_steps
-from rl_gumbel.rollout import collect
-from rl_gumbel.types import Rollout, Step
+from rl_gumbel.rollout import OnStep, collect
+from rl_gumbel.types import Obs, Rollout, Step
 
 
 class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
@@ -23,7 +23,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
 
     rollout: Rollout
     """What `train` learns from."""
-    compile: bool
+    compile: bool = False
     """Whether acting, and what else the subclass says, is compiled."""
 
     def _setup_model(self) -> None:
@@ -55,7 +55,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         def on_step(step: Step) -> bool:
             return self._show_step(callback, step)
 
-        collected = collect(self.batched, self.policy.act, self._obs, n_rollout_steps, on_step)
+        collected = self.collect(n_rollout_steps, on_step)
         if collected is None:
             return False
         self.rollout, self._obs = collected
@@ -63,6 +63,11 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
         callback.on_rollout_end()
         return True
+
+    def collect(self, num_steps: int, on_step: OnStep) -> tuple[Rollout, Obs] | None:
+        """Return steps of every environment and what they go on from; None if `on_step` ends it."""
+        assert self._obs is not None
+        return collect(self.batched, self.policy.act, self._obs, num_steps, on_step)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "layout"]

@@ -13,6 +13,35 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | No
 
     The norm is that before clipping to `max_norm`; None does not clip.
     """
+    norm = _set_gradients(optimizer, loss, max_norm)
+    optimizer.step()
+    return norm
+
+
+def descend_if_finite(
+    optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
+) -> tuple[Tensor, Tensor]:
+    """Do the same unless the norm is infinite or NaN; return the norm and whether it was finite.
+
+    Else parameters and moments stay as they are, without waiting for the device: the step is taken
+    and undone there. A step count that the optimiser keeps on the host goes on.
+    """
+    norm = _set_gradients(optimizer, loss, max_norm)
+    is_finite = norm.isfinite()
+    before = {id(tensor): tensor.detach().clone() for tensor in _tensors(optimizer)}
+    optimizer.step()
+    with torch.no_grad():  # the parameters are leaves
+        for tensor in _tensors(optimizer):
+            if tensor.device == norm.device:
+                old = before.get(id(tensor), torch.zeros_like(tensor))  # moments start at zero
+                tensor.copy_(torch.where(is_finite, tensor, old))
+    return norm, is_finite
+
+
+def _set_gradients(
+    optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
+) -> Tensor:
+    """Give the optimiser's parameters their gradients, clipped; return the norm before that."""
     everything = [p for group in optimizer.param_groups for p in group["params"]]
     parameters = [p for p in everything if p.requires_grad]  # an extractor may be frozen
     # Of these alone: an actor's loss passes through the critic, whose weights need no gradient.
@@ -24,8 +53,14 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | No
     norm = torch.nn.utils.get_total_norm([g for g in gradients.values() if g is not None])
     if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    optimizer.step()
     return norm
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return parameters and state of an optimiser."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return [tensor for tensor in parameters + states if isinstance(tensor, Tensor)]
 
 
 def log_coefficient(name: str, value: str | float) -> float:

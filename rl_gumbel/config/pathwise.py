@@ -1,4 +1,4 @@
-"""Settings that all algorithms share whose policy gradient passes through a learned critic."""
+"""Settings that algorithms share whose policy gradient passes through the action."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -27,13 +27,9 @@ TargetEntropy = Annotated[
 ]
 
 
-class PathwiseSettings(EstimatorSettings):
-    """How the actor climbs the critic, and how much entropy it keeps."""
+class SoftSettings(EstimatorSettings):
+    """How much entropy the actor keeps beside the rewards."""
 
-    actor_gradient: Literal["estimator", "exact", "local_expectation"] = "estimator"
-    """Actor objective: the estimator, or a baseline that sums over actions instead."""
-    critic: Literal["concat", "multilinear"] = "concat"
-    """MLP on [obs, one_hot], or linear in each factor's one-hot."""
     ent_coef: Coefficient
     """Entropy coefficient: a number, auto (learned), or auto_X (learned, starting at X)."""
     target_entropy: TargetEntropy = "auto"
@@ -42,6 +38,25 @@ class PathwiseSettings(EstimatorSettings):
     """The same as a fraction of the maximum entropy."""
     reward_scale: PositiveFloat = 1.0
     """Factor on the rewards that the critics see; logs stay raw."""
+
+    def ignored_targets(self) -> Iterator[Ignored]:
+        """Yield each entropy target without effect."""
+        if not isinstance(self.ent_coef, str):
+            reason = "a fixed ent_coef has no target"
+            for name in ("target_entropy", "target_entropy_fraction"):
+                yield Ignored(f"algorithm.{name}", "algorithm.ent_coef", reason)
+        elif self.target_entropy != "auto":
+            field = "algorithm.target_entropy_fraction"
+            yield Ignored(field, "algorithm.target_entropy", "target_entropy is given")
+
+
+class PathwiseSettings(SoftSettings):
+    """How the actor climbs a learned critic of actions."""
+
+    actor_gradient: Literal["estimator", "exact", "local_expectation"] = "estimator"
+    """Actor objective: the estimator, or a baseline that sums over actions instead."""
+    critic: Literal["concat", "multilinear"] = "concat"
+    """MLP on [obs, one_hot], or linear in each factor's one-hot."""
     cosine_interval: NonNegativeInt = 1000
     """Updates between measurements of estimator/cosine; 0 is never."""
 
@@ -55,13 +70,7 @@ class PathwiseSettings(EstimatorSettings):
             reason = "the exact gradient has cosine 1 with itself"
             yield Ignored("algorithm.cosine_interval", "algorithm.actor_gradient", reason)
         yield from self.ignored_options()
-        if not isinstance(self.ent_coef, str):
-            reason = "a fixed ent_coef has no target"
-            for name in ("target_entropy", "target_entropy_fraction"):
-                yield Ignored(f"algorithm.{name}", "algorithm.ent_coef", reason)
-        elif self.target_entropy != "auto":
-            field = "algorithm.target_entropy_fraction"
-            yield Ignored(field, "algorithm.target_entropy", "target_entropy is given")
+        yield from self.ignored_targets()
         if self.critic != "multilinear":
             reason = f"critic {self.critic} has no rank"
             yield Ignored("policy_kwargs.rank", "algorithm.critic", reason)
