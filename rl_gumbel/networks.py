@@ -176,14 +176,23 @@ def hidden_layers(
     return nn.Sequential(*layers)
 
 
-class ConcatCritic(nn.Module):
-    """Q(features, one_hot) by E perceptrons; the action enters at the last hidden layer.
+ACTION_LAYERS = ("last", "first")
+"""Hidden layers of `ConcatCritic` at which the action may enter."""
 
-    As in DDPG (Lillicrap et al. 2016, arXiv 1509.02971, section 7), and because a straight-through
-    gradient reads the critic's slope at the corners of the simplex, which no data constrains: the
-    fewer nonlinear layers lie behind the action, the closer that slope is to the difference between
-    two actions. For the same reason only the layers before the action are normalised. With a
-    `head` the value is the mean of a distribution over bins, else one number.
+
+class ConcatCritic(nn.Module):
+    """Q(features, one_hot) by E perceptrons that take the action in at their last or first layer.
+
+    `last` hidden layer, as in DDPG (Lillicrap et al. 2016, arXiv 1509.02971, section 7), and
+    because a straight-through gradient reads the critic's slope at the corners of the simplex,
+    which no data constrains: the fewer nonlinear layers lie behind the action, the closer that
+    slope is to the difference between two actions. For the same reason only the layers before the
+    action are normalised. `first`, with all layers normalised, is for many factors: the value of
+    each then depends on the state in its own way, which one layer cannot hold. With a `head` the
+    value is the mean of a distribution over bins, else one number.
+
+    Raises:
+        ValueError: for another `action_layer`.
     """
 
     is_multilinear = False
@@ -196,16 +205,23 @@ class ConcatCritic(nn.Module):
         activation_fn: type[nn.Module] = nn.SiLU,
         n_critics: int = 2,
         layer_norm: bool = True,
+        action_layer: str = "last",
         head: CategoricalHead | None = None,
     ) -> None:
         super().__init__()
+        if action_layer not in ACTION_LAYERS:
+            raise ValueError(f"action_layer {action_layer!r} must be one of {ACTION_LAYERS}")
         self.layout = layout
         self.n_critics = n_critics
         self.head = head
-        widths = [num_features, *net_arch[:-1]]
+        before, behind = net_arch[:-1], net_arch[-1:]
+        if action_layer == "first":
+            before, behind = [], net_arch
+        widths = [num_features, *before]
         self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
-        joined = [widths[-1] + layout.num_flat, *net_arch[-1:]]
-        self.tail = hidden_layers(n_critics, joined, activation_fn, False)
+        joined = [widths[-1] + layout.num_flat, *behind]
+        normalise_tail = layer_norm and action_layer == "first"
+        self.tail = hidden_layers(n_critics, joined, activation_fn, normalise_tail)
         self.output = EnsembleLinear(n_critics, joined[-1], head.num_bins if head else 1)
         if head is not None:
             head.start_at_zero(self.output)

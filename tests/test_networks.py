@@ -117,10 +117,17 @@ def test_ensemble_layer_norm_equals_separate_layer_norms():
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
-def test_concat_critic_equals_separate_perceptrons(layer_norm):
-    """Features through the trunk, then beside the action through the last hidden layer."""
+@pytest.mark.parametrize(("action_layer", "num_before"), [("last", 1), ("first", 0)])
+def test_concat_critic_equals_separate_perceptrons(layer_norm, action_layer, num_before):
+    """Features through the trunk, then beside the action through the tail."""
     layout = make_layout(UNEQUAL)
-    critic = make_critic("concat", layout, n_critics=MEMBERS, layer_norm=layer_norm)
+    critic = make_critic(
+        "concat", layout, n_critics=MEMBERS, layer_norm=layer_norm, action_layer=action_layer
+    )
+    kinds = [type(module) for module in (*critic.trunk, *critic.tail)]
+    assert kinds.count(EnsembleLinear) == 2
+    assert kinds.count(EnsembleLayerNorm) == layer_norm * (1 if action_layer == "last" else 2)
+    assert [type(module) for module in critic.trunk].count(EnsembleLinear) == num_before
     features, one_hot = torch.randn(BATCH, FEATURES), make_one_hot(layout)
     flat = torch.cat([one_hot[:, k, :size] for k, size in enumerate(UNEQUAL)], -1)
     values = critic(features, one_hot)
@@ -130,6 +137,13 @@ def test_concat_critic_equals_separate_perceptrons(layer_norm):
         hidden = copy_member(critic.tail, member)(torch.cat([hidden, flat], -1))
         expected = copy_linear(critic.output, member)(hidden).squeeze(-1)
         torch.testing.assert_close(values[member], expected)
+
+
+def test_the_action_enters_at_a_known_layer():
+    with pytest.raises(
+        ValueError, match=r"^action_layer 'middle' must be one of \('last', 'first'\)"
+    ):
+        make_critic("concat", make_layout(UNEQUAL), action_layer="middle")
 
 
 def test_layer_norm_is_a_choice():

@@ -432,6 +432,10 @@ def test_the_same_seed_gives_the_same_weights():
         ({"policy_kwargs": {"num_bins": 5}}, "policy_kwargs num_bins 5 would be ignored"),
         ({"policy_kwargs": {"rank": 2}}, "rank 2 would be ignored"),
         (
+            {"critic": "multilinear", "policy_kwargs": {"action_layer": "first"}},
+            "action_layer .first. would be ignored",
+        ),
+        (
             {"env": Tiny(FACTORED), "critic": "multilinear", "num_bins": 5},
             "cannot have bins for the 2 factors",
         ),

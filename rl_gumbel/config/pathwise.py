@@ -74,6 +74,9 @@ class PathwiseSettings(SoftSettings):
         if self.critic != "multilinear":
             reason = f"critic {self.critic} has no rank"
             yield Ignored("policy_kwargs.rank", "algorithm.critic", reason)
+        if self.critic != "concat":
+            reason = f"critic {self.critic} has no action_layer"
+            yield Ignored("policy_kwargs.action_layer", "algorithm.critic", reason)
 
 
 class ActorCriticLayers(Section):
@@ -104,6 +107,8 @@ class PathwisePolicySettings(Section):
     """Normalise the hidden layers of the critics."""
     rank: PositiveInt | None = None
     """Rank of the multilinear critic's interaction; null is its default."""
+    action_layer: Literal["last", "first"] | None = None
+    """Hidden layer of the concat critic at which the action enters; null is the last."""
     share_features_extractor: bool = False
     """One features extractor for actor and critics."""
     normalize_images: bool = True

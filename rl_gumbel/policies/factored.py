@@ -119,6 +119,8 @@ class FactoredPolicy(MaskedPrediction):
         n_critics: size of the critic's ensemble.
         layer_norm: whether the critic normalises its hidden layers.
         rank: of the multilinear critic's interaction term; None is its default.
+        action_layer: hidden layer of the concat critic at which the action enters, `last` or
+            `first`; None is `last`.
         features_extractor_class: SB3 features extractor.
         features_extractor_kwargs: its keyword arguments.
         share_features_extractor: one extractor for both, trained by the actor's loss (as SB3 SAC).
@@ -127,7 +129,7 @@ class FactoredPolicy(MaskedPrediction):
         optimizer_kwargs: without the learning rate; the default makes Adam fused.
 
     Raises:
-        ValueError: for an unknown critic, or a rank that would be ignored.
+        ValueError: for an unknown critic, or a rank or layer that would be ignored.
     """
 
     actor: FactoredActor
@@ -145,6 +147,7 @@ class FactoredPolicy(MaskedPrediction):
         n_critics: int = 2,
         layer_norm: bool = True,
         rank: int | None = None,
+        action_layer: str | None = None,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
@@ -167,6 +170,10 @@ class FactoredPolicy(MaskedPrediction):
             raise ValueError(f"unknown critic {critic!r}; known: {', '.join(CRITICS)}")
         if rank is not None and critic != "multilinear":
             raise ValueError(f"rank {rank!r} would be ignored: only critic 'multilinear' has one")
+        if action_layer is not None and critic != "concat":
+            raise ValueError(
+                f"action_layer {action_layer!r} would be ignored: only critic 'concat' has one"
+            )
         # What _get_constructor_parameters adds to its parent's, so that load needs nothing.
         self.settings: dict[str, Any] = {
             "net_arch": net_arch if net_arch is not None else [256, 256],
@@ -175,6 +182,7 @@ class FactoredPolicy(MaskedPrediction):
             "n_critics": n_critics,
             "layer_norm": layer_norm,
             "rank": rank,
+            "action_layer": action_layer,
             "features_extractor_class": features_extractor_class,
             "features_extractor_kwargs": features_extractor_kwargs,
             "share_features_extractor": share_features_extractor,
@@ -206,8 +214,9 @@ class FactoredPolicy(MaskedPrediction):
         """Return the keyword arguments that only the critic takes."""
         names = ("critic", "n_critics", "layer_norm", "share_features_extractor")
         settings = {name: self.settings[name] for name in names}
-        if self.settings["rank"] is not None:
-            settings["rank"] = self.settings["rank"]
+        for name in ("rank", "action_layer"):  # each of one critic only
+            if self.settings[name] is not None:
+                settings[name] = self.settings[name]
         return {**settings, "net_arch": self.critic_arch}
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
