@@ -23,6 +23,7 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "rl_gumbel.envs.thermostats:Thermostats",
         {"max_episode_steps": 192},
     ),
+    "Inventory-v0": ("rl_gumbel.envs.inventory:Inventory", {"max_episode_steps": 100}),
     "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
     "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),

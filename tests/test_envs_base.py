@@ -15,6 +15,7 @@ from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.envs.catch import Catch
 from rl_gumbel.envs.deep_sea import DeepSea
+from rl_gumbel.envs.inventory import Inventory
 from rl_gumbel.envs.mountain_car import MountainCar
 from rl_gumbel.envs.pendulum import DiscretePendulum
 from rl_gumbel.envs.pendulum_bank import PendulumBank
@@ -64,7 +65,7 @@ class Rigid(CartPole):
 
 
 CLASSIC = [CartPole, Acrobot, MountainCar, DiscretePendulum]
-ENVS = [Walk, *CLASSIC, PendulumBank, Thermostats, Catch, DeepSea, Rigid]
+ENVS = [Walk, *CLASSIC, PendulumBank, Thermostats, Inventory, Catch, DeepSea, Rigid]
 every_env = pytest.mark.parametrize("make", ENVS)
 
 
