@@ -20,6 +20,7 @@ QUANTITIES = tuple(range(MAX_QUANTITY + 1))
 _WEIGHTS = np.array([RATE**quantity / factorial(quantity) for quantity in QUANTITIES])
 DEMAND = _WEIGHTS / _WEIGHTS.sum()
 """Probabilities of the demands of a period."""
+DEMAND_SUMS = tuple(DEMAND.cumsum()[:-1].tolist())
 MEAN_DEMAND = float(DEMAND @ QUANTITIES)
 
 
@@ -87,9 +88,7 @@ class Inventory(TorchEnv):
     def transition(self, state: State, action: Tensor) -> tuple[State, Tensor, Tensor]:
         """Return the states a period later, rewards, and False for every termination."""
         order = self.choose(action, self.constant(QUANTITIES))
-        demand = torch.bucketize(
-            self.uniform(1), self.constant(DEMAND.cumsum()[:-1].tolist()), right=True
-        )
+        demand = torch.bucketize(self.uniform(1), self.constant(DEMAND_SUMS))
         arrived = state["stock"] + state["transit"][..., 0]
         asked = state["owed"] + torch.cat([order[:, 1:], demand.to(order.dtype)], -1)
         shipped = torch.minimum(arrived, asked)
