@@ -486,9 +486,10 @@ def test_network_defaults_of_ppo_are_those_of_stable_baselines3():
     from rl_gumbel.cli.build import ACTIVATIONS
 
     parameters = inspect.signature(ActorCriticPolicy.__init__).parameters
-    ours = PPOPolicySettings().model_dump(exclude={"net_arch", "activation_fn"})
+    ours = PPOPolicySettings().model_dump(exclude={"net_arch", "activation_fn", "shared_factors"})
     assert ours == {name: parameters[name].default for name in ours}
     assert ACTIVATIONS[PPOPolicySettings().activation_fn] is parameters["activation_fn"].default
+    assert not PPOPolicySettings().shared_factors  # which stock networks are not
     # None there, filled in by its constructor.
     assert PPOPolicySettings().net_arch == [64, 64]
 

@@ -109,6 +109,8 @@ class PathwisePolicySettings(Section):
     """Rank of the multilinear critic's interaction; null is its default."""
     action_layer: Literal["last", "first"] | None = None
     """Hidden layer of the concat critic at which the action enters; null is the last."""
+    shared_factors: bool = False
+    """The same weights for each of K equal parts of the observation, one for each action factor."""
     share_features_extractor: bool = False
     """One features extractor for actor and critics."""
     normalize_images: bool = True

@@ -81,6 +81,8 @@ class PPOPolicySettings(Section):
     """Activation between the layers."""
     ortho_init: bool = True
     """Orthogonal initial weights."""
+    shared_factors: bool = False
+    """The same weights for each of K equal parts of the observation, one for each action factor."""
     share_features_extractor: bool = True
     """One features extractor for policy and value function."""
     normalize_images: bool = True

@@ -72,6 +72,8 @@ class SHACPolicySettings(Section):
     """Activation between the layers."""
     layer_norm: bool = True
     """Normalise the hidden layers of the critic."""
+    shared_factors: bool = False
+    """The same weights for each of K equal parts of the observation, one for each action factor."""
     normalize_images: bool = True
     """Divide image observations by 255."""
 

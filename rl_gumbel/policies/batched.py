@@ -8,12 +8,48 @@ from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.equivariant import EquivariantTorso, count_part
 from rl_gumbel.extractors import DevicePreprocessing, make_normalizer
 from rl_gumbel.networks import Tanh
 from rl_gumbel.normalize import RunningMoments
 from rl_gumbel.policies.masks import MaskedPrediction
 from rl_gumbel.policies.on_policy import GumbelActorCriticPolicy
+
+
+class SharedExtractor(nn.Module):
+    """SB3's `MlpExtractor` for K alike units: latent policy `[B, K, H]`, latent value `[B, H]`."""
+
+    def __init__(
+        self,
+        feature_dim: int,
+        layout: ActionLayout,
+        net_arch: list[int] | dict[str, list[int]],
+        activation_fn: type[nn.Module],
+    ) -> None:
+        super().__init__()
+        archs = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "vf": net_arch}
+        width = count_part(feature_dim, layout)
+        self.policy_net, self.value_net = (
+            EquivariantTorso(1, layout.num_factors, [width, *archs[name]], activation_fn)
+            for name in ("pi", "vf")
+        )
+        self.latent_dim_pi, self.latent_dim_vf = ([width, *archs[n]][-1] for n in ("pi", "vf"))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both latents."""
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        """Return `[B, K, H]`."""
+        latent: Tensor = self.policy_net(features)
+        return latent.squeeze(0)
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        """Return `[B, H]`, the mean over the units."""
+        latent: Tensor = self.value_net(features)
+        return latent.squeeze(0).mean(1)
 
 
 class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, DevicePreprocessing):
@@ -28,6 +64,8 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
         lr_schedule: progress remaining to learning rate.
         normalize_observations: subtract the running mean of observations and divide by their
             deviation, clipped to 10; only for `Box` observations that are no images.
+        shared_factors: for an observation of K equal parts, one for each action factor: networks
+            with the same weights for every part, see `rl_gumbel.equivariant`.
         activation_fn: between the layers.
         optimizer_class: of all parameters.
         optimizer_kwargs: without the learning rate; the default makes Adam fused, with SB3's eps.
@@ -48,6 +86,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
         lr_schedule: Schedule,
         *args: Any,
         normalize_observations: bool = False,
+        shared_factors: bool = False,
         activation_fn: type[nn.Module] = nn.Tanh,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -55,6 +94,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
     ) -> None:
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = {"eps": 1e-5, "fused": True}
+        self.shared_factors = shared_factors
         normalizer = make_normalizer(observation_space) if normalize_observations else None
         super().__init__(
             observation_space,
@@ -72,7 +112,21 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()
-        return {**parameters, "normalize_observations": self.normalize_observations}
+        own = ("normalize_observations", "shared_factors")
+        return {**parameters, **{name: getattr(self, name) for name in own}}
+
+    def _build_mlp_extractor(self) -> None:
+        super()._build_mlp_extractor()
+        if self.shared_factors:
+            self.mlp_extractor = SharedExtractor(
+                self.features_dim, self.layout, self.net_arch, self.activation_fn
+            )
+            # SB3 asks it for the last layer of the policy: here that of one factor.
+            self.action_dist.proba_distribution_net = self._make_shared_output
+
+    def _make_shared_output(self, latent_dim: int) -> nn.Linear:
+        is_binary = isinstance(self.action_space, spaces.MultiBinary)
+        return nn.Linear(latent_dim, 1 if is_binary else self.layout.num_categories)
 
     def preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         """Return what the features extractor takes; statistics stay as they are."""
@@ -104,7 +158,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
         return self.distribution(obs, mask).sample()
 
     def _distribution(self, latent: Tensor, mask: Tensor | None) -> FactoredCategorical:
-        logits = self.action_dist.pad(self.action_net(latent))
+        logits = self.action_dist.pad(self.action_net(latent).flatten(1))
         mask = self.padding if mask is None else mask
         return FactoredCategorical(logits, mask, validate=False)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.equivariant import EquivariantCritic, EquivariantLogitNetwork
 from rl_gumbel.extractors import DevicePreprocessing
 from rl_gumbel.networks import CRITICS, LogitNetwork
 from rl_gumbel.policies.masks import MaskedPrediction
@@ -37,6 +38,7 @@ class FactoredActor(BasePolicy, DevicePreprocessing):
         features_dim: int,
         activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
+        shared_factors: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -45,7 +47,8 @@ class FactoredActor(BasePolicy, DevicePreprocessing):
             normalize_images=normalize_images,
         )
         self.layout = layout
-        self.network = LogitNetwork(features_dim, layout, net_arch, activation_fn)
+        network_class = EquivariantLogitNetwork if shared_factors else LogitNetwork
+        self.network = network_class(features_dim, layout, net_arch, activation_fn)
 
     def forward(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
         """Return the distribution of the action, logits `[B, K, N]`.
@@ -80,6 +83,7 @@ class FactoredCritic(DevicePreprocessing):
         features_dim: int,
         activation_fn: type[nn.Module] = nn.SiLU,
         normalize_images: bool = True,
+        shared_factors: bool = False,
         share_features_extractor: bool = False,
         **critic_kwargs: Any,
     ) -> None:
@@ -91,9 +95,8 @@ class FactoredCritic(DevicePreprocessing):
         )
         self.layout = layout
         self.share_features_extractor = share_features_extractor
-        self.network = CRITICS[critic](
-            features_dim, layout, net_arch, activation_fn, **critic_kwargs
-        )
+        network_class = EquivariantCritic if shared_factors else CRITICS[critic]
+        self.network = network_class(features_dim, layout, net_arch, activation_fn, **critic_kwargs)
 
     def features(self, obs: PyTorchObs) -> Tensor:
         """Return the features `[B, F]`; a shared extractor learns from the actor's loss only."""
@@ -123,6 +126,9 @@ class FactoredPolicy(MaskedPrediction):
             `first`; None is `last`.
         features_extractor_class: SB3 features extractor.
         features_extractor_kwargs: its keyword arguments.
+        shared_factors: for an observation of K equal parts, one for each action factor: networks
+            with the same weights for every part, see `rl_gumbel.equivariant`; the critic is
+            `concat`.
         share_features_extractor: one extractor for both, trained by the actor's loss (as SB3 SAC).
         normalize_images: divide image observations by 255.
         optimizer_class: for actor and critic.
@@ -148,6 +154,7 @@ class FactoredPolicy(MaskedPrediction):
         layer_norm: bool = True,
         rank: int | None = None,
         action_layer: str | None = None,
+        shared_factors: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         share_features_extractor: bool = False,
@@ -174,6 +181,9 @@ class FactoredPolicy(MaskedPrediction):
             raise ValueError(
                 f"action_layer {action_layer!r} would be ignored: only critic 'concat' has one"
             )
+        if shared_factors and (critic != "concat" or action_layer is not None):
+            name, value = ("action_layer", action_layer) if action_layer else ("critic", critic)
+            raise ValueError(f"{name} {value!r} would be ignored: shared_factors has its own")
         # What _get_constructor_parameters adds to its parent's, so that load needs nothing.
         self.settings: dict[str, Any] = {
             "net_arch": net_arch if net_arch is not None else [256, 256],
@@ -183,6 +193,7 @@ class FactoredPolicy(MaskedPrediction):
             "layer_norm": layer_norm,
             "rank": rank,
             "action_layer": action_layer,
+            "shared_factors": shared_factors,
             "features_extractor_class": features_extractor_class,
             "features_extractor_kwargs": features_extractor_kwargs,
             "share_features_extractor": share_features_extractor,
@@ -226,6 +237,7 @@ class FactoredPolicy(MaskedPrediction):
             "layout": self.layout,
             "activation_fn": self.settings["activation_fn"],
             "normalize_images": self.normalize_images,
+            "shared_factors": self.settings["shared_factors"],
         }
         return self._update_features_extractor(kwargs, features_extractor)
 

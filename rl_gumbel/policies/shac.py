@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
+from rl_gumbel.equivariant import EquivariantValueNetwork
 from rl_gumbel.extractors import DevicePreprocessing, make_normalizer
 from rl_gumbel.networks import perceptron
 from rl_gumbel.normalize import RunningMoments
@@ -31,12 +32,14 @@ class ValueCritic(DevicePreprocessing):
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
+        layout: ActionLayout,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
         activation_fn: type[nn.Module] = nn.SiLU,
         layer_norm: bool = True,
         normalize_images: bool = True,
+        shared_factors: bool = False,
     ) -> None:
         super().__init__(
             observation_space,
@@ -44,7 +47,13 @@ class ValueCritic(DevicePreprocessing):
             features_extractor=features_extractor,
             normalize_images=normalize_images,
         )
-        self.layers = perceptron([features_dim, *net_arch, 1], activation_fn, layer_norm)
+        self.layers: nn.Module
+        if shared_factors:
+            self.layers = EquivariantValueNetwork(
+                features_dim, layout, net_arch, activation_fn, layer_norm
+            )
+        else:
+            self.layers = perceptron([features_dim, *net_arch, 1], activation_fn, layer_norm)
 
     def forward(self, obs: PyTorchObs) -> Tensor:
         """Return values `[B]` of observations `[B, *O]`."""
@@ -63,6 +72,8 @@ class SHACPolicy(MaskedPrediction):
             is two layers of 256.
         activation_fn: between the layers. A smooth one: the actor learns from the critic's slope.
         layer_norm: whether the critic normalises its hidden layers.
+        shared_factors: for an observation of K equal parts, one for each action factor: networks
+            with the same weights for every part, see `rl_gumbel.equivariant`.
         normalize_observations: subtract the running mean of observations and divide by their
             deviation, clipped to 10; only for `Box` observations that are no images.
         features_extractor_class: SB3 features extractor, one for each network.
@@ -86,6 +97,7 @@ class SHACPolicy(MaskedPrediction):
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.SiLU,
         layer_norm: bool = True,
+        shared_factors: bool = False,
         normalize_observations: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
@@ -110,6 +122,7 @@ class SHACPolicy(MaskedPrediction):
             "net_arch": net_arch,
             "activation_fn": activation_fn,
             "layer_norm": layer_norm,
+            "shared_factors": shared_factors,
             "normalize_observations": normalize_observations,
             "features_extractor_class": features_extractor_class,
             "features_extractor_kwargs": features_extractor_kwargs,
@@ -118,9 +131,7 @@ class SHACPolicy(MaskedPrediction):
         }
         self.layout = ActionLayout.from_space(action_space)
         archs = net_arch if isinstance(net_arch, dict) else {"pi": net_arch, "vf": net_arch}
-        self.actor = FactoredActor(
-            **self._network_kwargs(), layout=self.layout, net_arch=archs["pi"]
-        )
+        self.actor = FactoredActor(**self._network_kwargs(), net_arch=archs["pi"])
         self.critic, self.critic_target = (
             ValueCritic(**self._network_kwargs(), net_arch=archs["vf"], layer_norm=layer_norm)
             for _ in range(2)
@@ -140,6 +151,8 @@ class SHACPolicy(MaskedPrediction):
         kwargs = {
             "observation_space": self.observation_space,
             "action_space": self.action_space,
+            "layout": self.layout,
+            "shared_factors": self.settings["shared_factors"],
             "activation_fn": self.settings["activation_fn"],
             "normalize_images": self.normalize_images,
         }

@@ -1,0 +1,133 @@
+"""Figures of the learning benchmark: returns against steps and seconds, and steps to a threshold.
+
+    python benchmarks/plots.py pendulums
+
+`pendulums` reads `results/curves.csv` and `results/learning.csv` and draws PendulumBank-v0:
+`results/pendulums.png`. A line is the mean over seeds, a band their range.
+"""
+
+import argparse
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+RESULTS = Path(__file__).parent / "results"
+NAMES = {
+    "shac": "GumbelSHAC (simulator)",
+    "reppo": "GumbelREPPO (learned critic)",
+    "ppo": "BatchedPPO (score function)",
+    "sb3-ppo": "SB3 PPO",
+}
+COLORS = {"shac": "#d95f02", "reppo": "#7570b3", "ppo": "#1b9e77", "sb3-ppo": "#666666"}
+THRESHOLD = -400.0
+Row = dict[str, str]
+
+
+def read(name: str) -> list[Row]:
+    """Return the rows of PendulumBank-v0 with shipped settings."""
+    with (RESULTS / name).open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["env"] == "PendulumBank-v0"]
+    return [row for row in rows if row["algo"] in NAMES and is_shipped(row)]
+
+
+def is_shipped(row: Row) -> bool:
+    """Return whether no option but the number of pendulums was given."""
+    words = row["options"].split()
+    return not words or (len(words) == 2 and words[0] == "--env-kwargs.n")
+
+
+def count(row: Row) -> int:
+    """Return the number of pendulums."""
+    words = row["options"].split()
+    return json.loads(words[1]) if words else 8
+
+
+def draw_curves(axes: Axes, rows: list[Row], column: str, scale: float) -> None:
+    """Draw the mean return over `column`, seeds interpolated to common points."""
+    curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        curves[row["algo"]][row["seed"]].append(row)
+    for algo in filter(curves.__contains__, NAMES):
+        seeds = [
+            (
+                np.array([float(row[column]) for row in points]) * scale,
+                np.array([float(row["mean_return"]) for row in points]),
+            )
+            for points in curves[algo].values()
+        ]
+        grid = np.linspace(
+            max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), 200
+        )  # where every seed has a value
+        values = np.stack([np.interp(grid, x, y) for x, y in seeds])
+        axes.plot(grid, values.mean(0), color=COLORS[algo], label=NAMES[algo])
+        axes.fill_between(grid, values.min(0), values.max(0), color=COLORS[algo], alpha=0.2, lw=0)
+    axes.axhline(THRESHOLD, color="0.6", lw=0.8, ls="--")
+    axes.grid(alpha=0.3)
+
+
+def draw_thresholds(axes: Axes, rows: list[Row]) -> None:
+    """Draw the steps to the threshold over the number of pendulums; a seed that failed is open."""
+    groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["algo"], count(row)].append(row)
+    for algo in NAMES:
+        points = []
+        for number in sorted({n for name, n in groups if name == algo}):
+            group = groups[algo, number]
+            steps = [int(row["threshold_timesteps"]) for row in group if row["threshold_timesteps"]]
+            failed = [
+                int(row["total_timesteps"]) for row in group if not row["threshold_timesteps"]
+            ]
+            axes.scatter([number] * len(steps), steps, color=COLORS[algo], s=14)
+            axes.scatter(
+                [number] * len(failed), failed, facecolors="none", edgecolors=COLORS[algo], s=40
+            )
+            if not failed:
+                points.append((number, mean(steps)))
+        if points:
+            axes.plot(*zip(*points, strict=True), color=COLORS[algo])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({number for _, number in groups})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.grid(alpha=0.3)
+
+
+def pendulums() -> None:
+    """Write `pendulums.png`."""
+    curves, rows = read("curves.csv"), read("learning.csv")
+    figure, (steps, seconds, thresholds) = plt.subplots(1, 3, figsize=(14, 4.2))
+    eight = [row for row in curves if count(row) == 8]
+    draw_curves(steps, eight, "timesteps", 1e-6)
+    draw_curves(seconds, eight, "seconds", 1.0)
+    draw_thresholds(thresholds, rows)
+    steps.set(xlabel="environment steps, millions", ylabel="mean return of the last 100 episodes")
+    steps.set_title("8 pendulums of 5 torques")
+    seconds.set(xlabel="seconds of training", xscale="log", title="the same, by wall-clock")
+    thresholds.set(
+        xlabel="pendulums", ylabel="environment steps", title=f"steps to a mean of {THRESHOLD:.0f}"
+    )
+    steps.legend(loc="lower right", fontsize=8)
+    thresholds.annotate(
+        "open: not reached in the budget", (0.03, 0.03), xycoords="axes fraction", fontsize=8
+    )
+    figure.tight_layout()
+    figure.savefig(RESULTS / "pendulums.png", dpi=110)
+
+
+def main() -> None:
+    """Draw what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figure", choices=["pendulums"])
+    parser.parse_args()
+    pendulums()
+
+
+if __name__ == "__main__":
+    main()
