@@ -24,6 +24,10 @@ ENVS: Mapping[str, tuple[str, dict[str, Any]]] = {
         {"max_episode_steps": 192},
     ),
     "Inventory-v0": ("rl_gumbel.envs.inventory:Inventory", {"max_episode_steps": 100}),
+    "QueueNetwork-v0": (
+        "rl_gumbel.envs.queue_network:QueueNetwork",
+        {"max_episode_steps": 20_000},
+    ),
     "Catch-v0": ("rl_gumbel.envs.catch:Catch", {}),
     "DeepSea-v0": ("rl_gumbel.envs.deep_sea:DeepSea", {}),
     "Blackjack-v1": ("rl_gumbel.envs.blackjack:Blackjack", {}),

@@ -19,6 +19,7 @@ from rl_gumbel.envs.inventory import Inventory
 from rl_gumbel.envs.mountain_car import MountainCar
 from rl_gumbel.envs.pendulum import DiscretePendulum
 from rl_gumbel.envs.pendulum_bank import PendulumBank
+from rl_gumbel.envs.queue_network import QueueNetwork
 from rl_gumbel.envs.thermostats import Thermostats
 from rl_gumbel.types import Step
 
@@ -65,7 +66,7 @@ class Rigid(CartPole):
 
 
 CLASSIC = [CartPole, Acrobot, MountainCar, DiscretePendulum]
-ENVS = [Walk, *CLASSIC, PendulumBank, Thermostats, Inventory, Catch, DeepSea, Rigid]
+ENVS = [Walk, *CLASSIC, PendulumBank, Thermostats, Inventory, QueueNetwork, Catch, DeepSea, Rigid]
 every_env = pytest.mark.parametrize("make", ENVS)
 
 
