@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections import deque
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.train import EVALUATION_SEED
 from rl_gumbel.config import load_config
+from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.frozen_lake import FrozenLake
+from rl_gumbel.envs.queue_network import QueueNetwork
+from rl_gumbel.envs.queue_rules import average_cost, c_mu
 from rl_gumbel.envs.taxi import Taxi
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -108,6 +113,34 @@ def test_what_is_no_table_is_measured_by_episodes():
     assert row["protocol"] == "100 episodes"
     assert 8 < row["last"] < 11  # pushed to one side, the pole falls within about 9 steps
     assert row["last"] == row["last_length"]
+
+
+@pytest.mark.parametrize("preference", [30.0, 0.01])
+def test_a_network_is_measured_by_the_average_costs_of_sampled_and_argmax_actions(
+    monkeypatch, preference
+):
+    """A policy that prefers c mu: its samples are that rule too where it does so strongly."""
+    monkeypatch.setattr(learning_run, "EVENTS", 300)
+    overrides = {("env",): "QueueNetwork-v0", ("env_kwargs",): {"system": "n-model"}}
+    config = load_config(None, overrides)
+    env = QueueNetwork(200, system="n-model")
+
+    class Policy:
+        def set_training_mode(self, mode):
+            pass
+
+        def distribution(self, obs, mask):
+            chosen = torch.nn.functional.one_hot(c_mu(env, obs, mask), mask.shape[-1])
+            return FactoredCategorical(preference * chosen, mask)
+
+    row = measure(SimpleNamespace(policy=Policy(), device="cpu"), None, config)
+    env.reset(seed=config.seed + EVALUATION_SEED)
+    first, second = average_cost(env, partial(c_mu, env), 300).split(100)
+    assert row["protocol"] == "average cost, 300 events"
+    # Each run draws its own events, so these are the same whatever the other hundred do.
+    assert (row["last"], row["last_std"]) == (float(second.mean()), float(second.std()))
+    assert (row["sampled"] == float(first.mean())) == (preference == 30.0)
+    assert (row["sampled_std"] == float(first.std())) == (preference == 30.0)
 
 
 def test_the_argmax_policy_of_a_masked_table_is_legal():
