@@ -1,6 +1,7 @@
 """Thermostats: the physics of the building in closed form, costs by hand, and the rule."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rl_gumbel.envs import thermostats
-from rl_gumbel.envs.thermostats import Thermostats, thermostat
+from rl_gumbel.envs.thermostats import Thermostats, hysteresis, thermostat
 from rl_gumbel.vec_env import make_vec
 
 KELVIN_PER_W = 900 / 3.3e6
@@ -170,17 +171,57 @@ def test_no_room_and_no_choice_are_refused(arguments: dict[str, int], message: s
         Thermostats(1, **arguments)
 
 
-@pytest.mark.parametrize("stages", [2, 3])
-def test_the_rule_keeps_people_warm_for_little_money(stages: int) -> None:
-    """Random actions return -68; energy alone is most of what the rule pays."""
-    env = Thermostats(100, stages=stages)
-    obs = env.reset(seed=0)
+def mean_return(env: Thermostats, rule: Callable[[Thermostats, Tensor], Tensor]) -> float:
+    """Return the mean over the episodes of seed 0."""
+    obs, rewards = env.reset(seed=0), []
     for _ in range(192):
-        action = thermostat(env, obs)
-        assert action.shape == (100, 24)
+        action = rule(env, obs)
+        assert action.shape == (env.num_envs, env.n)
         step = env.step(action)
         obs = step.obs
-    assert -8.5 < float(step.episode_return.mean()) < -5
+        rewards.append(step.reward)
+    return float(torch.stack(rewards).sum(0).mean())
+
+
+@pytest.mark.parametrize("stages", [2, 3])
+def test_the_rules_keep_people_warm_for_little_money(stages: int) -> None:
+    """Random actions return -68; who looks ahead pays less than who does not."""
+    env = Thermostats(100, stages=stages)
+    ahead, plain = mean_return(env, thermostat), mean_return(env, hysteresis)
+    assert -9 < plain < ahead - 0.3
+    assert ahead < -5
+
+
+@pytest.mark.parametrize(
+    ("quarter", "degrees", "power", "stage"),
+    [
+        (40, 19.7, 0.0, 2),  # below the band of 0.5 K around 20 C
+        (40, 20.3, 1200.0, 0),  # above it
+        (40, 19.8, 0.0, 0),  # within it: as it was
+        (40, 19.8, 600.0, 2),
+        (40, 20.2, 0.0, 0),
+        (40, 20.2, 1200.0, 2),
+        (31, 19.7, 0.0, 0),  # nobody is there before 8:00: around 19.5 C
+        (31, 19.2, 0.0, 2),
+        (72, 19.8, 1200.0, 0),  # nor after 18:00
+    ],
+)
+def test_hysteresis_by_hand(quarter: int, degrees: float, power: float, stage: int) -> None:
+    env = Thermostats(1, n=2, stages=3)
+    env.reset(seed=0)
+    env.state["temperature"] = torch.tensor([[degrees, 10.0]])
+    env.state["power"] = torch.tensor([[power, 0.0]])
+    env.state["quarter"] = torch.tensor([quarter])
+    assert hysteresis(env, env.observe(env.state)).tolist() == [[stage, 2]]
+
+
+@pytest.mark.parametrize("name", ["PEOPLE_C", "NOBODY_C"])
+@pytest.mark.parametrize("shift", [-1.5, 1.5])
+def test_hysteresis_is_tuned(name: str, shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = Thermostats(100)
+    best = mean_return(env, hysteresis)
+    monkeypatch.setattr(thermostats, name, getattr(thermostats, name) + shift)
+    assert mean_return(env, hysteresis) < best
 
 
 def test_the_rule_heats_ahead_of_the_day() -> None:
