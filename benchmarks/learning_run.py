@@ -77,12 +77,13 @@ def identify(job: Job) -> Row:
     config = read_config(job)
     own = job.algo not in PEERS
     actor_gradient = getattr(config.algorithm, "actor_gradient", "") if own else ""
-    uses_estimator = actor_gradient == "estimator"
+    by_score = getattr(config.algorithm, "score_function_weight", 0) == 1
+    uses_estimator = own and actor_gradient in ("", "estimator") and not by_score
     return {
         "env": job.env,
         "algo": job.algo,
         "actor_gradient": actor_gradient,
-        "estimator": config.algorithm.estimator if uses_estimator else "",
+        "estimator": getattr(config.algorithm, "estimator", "") if uses_estimator else "",
         "critic": getattr(config.algorithm, "critic", "") if own else "",
         "options": " ".join(list_options(job)),
         "num_envs": config.num_envs,

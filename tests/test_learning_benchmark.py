@@ -186,6 +186,18 @@ def test_an_arm_of_the_actor_gradient_has_its_own_column():
     assert (row["actor_gradient"], row["estimator"], row["options"]) == ("exact", "", "")
 
 
+@pytest.mark.parametrize(
+    ("options", "estimator"),
+    [
+        ((), "straight_through_gumbel"),
+        (("--algorithm.estimator=reinmax",), "reinmax"),
+        (("--algorithm.score-function-weight=1",), ""),
+    ],
+)
+def test_estimators_of_shac_are_told_apart(options, estimator):
+    assert identify(Job("PendulumBank-v0", "shac", 0, None, options))["estimator"] == estimator
+
+
 def test_a_known_row_is_not_run_again(tmp_path, monkeypatch):
     path = tmp_path / "rows.csv"
     job = Job("CartPole-v1", "sac", 0)
