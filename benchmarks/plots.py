@@ -8,7 +8,8 @@
 
 import argparse
 import csv
-import json
+import itertools
+import re
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -25,27 +26,34 @@ NAMES = {
     "sb3-ppo": "SB3 PPO",
 }
 COLORS = {"shac": "#d95f02", "reppo": "#7570b3", "ppo": "#1b9e77", "sb3-ppo": "#666666"}
+SHARED = "policy-kwargs.shared-factors"
+DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
+"""Options of the rows that are drawn."""
 THRESHOLD = -400.0
 Row = dict[str, str]
 
 
 def read(name: str) -> list[Row]:
-    """Return the rows of PendulumBank-v0 with shipped settings."""
+    """Return the rows of PendulumBank-v0 with shipped settings, or shared weights."""
     with (RESULTS / name).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["env"] == "PendulumBank-v0"]
-    return [row for row in rows if row["algo"] in NAMES and is_shipped(row)]
+    return [row for row in rows if row["algo"] in NAMES and options(row).keys() <= DRAWN]
 
 
-def is_shipped(row: Row) -> bool:
-    """Return whether no option but the number of pendulums was given."""
-    words = row["options"].split()
-    return not words or (len(words) == 2 and words[0] == "--env-kwargs.n")
+def options(row: Row) -> dict[str, str]:
+    """Return the options of a run by name."""
+    words = filter(None, re.split(r"(?:^| )--", row["options"]))
+    return dict(word.split(" ", 1) for word in words)
 
 
 def count(row: Row) -> int:
     """Return the number of pendulums."""
-    words = row["options"].split()
-    return json.loads(words[1]) if words else 8
+    return int(options(row).get("env-kwargs.n", 8))
+
+
+def is_shared(row: Row) -> bool:
+    """Return whether the networks have the same weights for every pendulum."""
+    return SHARED in options(row)
 
 
 def draw_curves(axes: Axes, rows: list[Row], column: str, scale: float) -> None:
@@ -73,28 +81,26 @@ def draw_curves(axes: Axes, rows: list[Row], column: str, scale: float) -> None:
 
 def draw_thresholds(axes: Axes, rows: list[Row]) -> None:
     """Draw the steps to the threshold over the number of pendulums; a seed that failed is open."""
-    groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, bool, int], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["algo"], count(row)].append(row)
-    for algo in NAMES:
-        points = []
-        for number in sorted({n for name, n in groups if name == algo}):
-            group = groups[algo, number]
+        groups[row["algo"], is_shared(row), count(row)].append(row)
+    for algo, shared in itertools.product(NAMES, (False, True)):
+        points, style = [], {"color": COLORS[algo], "marker": "D" if shared else "o"}
+        for number in sorted({n for *key, n in groups if key == [algo, shared]}):
+            group = groups[algo, shared, number]
             steps = [int(row["threshold_timesteps"]) for row in group if row["threshold_timesteps"]]
             failed = [
                 int(row["total_timesteps"]) for row in group if not row["threshold_timesteps"]
             ]
-            axes.scatter([number] * len(steps), steps, color=COLORS[algo], s=14)
-            axes.scatter(
-                [number] * len(failed), failed, facecolors="none", edgecolors=COLORS[algo], s=40
-            )
+            axes.scatter([number] * len(steps), steps, s=14, **style)
+            axes.scatter([number] * len(failed), failed, s=40, facecolors="none", **style)
             if not failed:
                 points.append((number, mean(steps)))
         if points:
-            axes.plot(*zip(*points, strict=True), color=COLORS[algo])
+            axes.plot(*zip(*points, strict=True), color=COLORS[algo], ls="--" if shared else "-")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    ticks = sorted({number for _, number in groups})
+    ticks = sorted({number for *_, number in groups})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.grid(alpha=0.3)
 
@@ -103,7 +109,7 @@ def pendulums() -> None:
     """Write `pendulums.png`."""
     curves, rows = read("curves.csv"), read("learning.csv")
     figure, (steps, seconds, thresholds) = plt.subplots(1, 3, figsize=(14, 4.2))
-    eight = [row for row in curves if count(row) == 8]
+    eight = [row for row in curves if count(row) == 8 and not is_shared(row)]
     draw_curves(steps, eight, "timesteps", 1e-6)
     draw_curves(seconds, eight, "seconds", 1.0)
     draw_thresholds(thresholds, rows)
@@ -115,7 +121,10 @@ def pendulums() -> None:
     )
     steps.legend(loc="lower right", fontsize=8)
     thresholds.annotate(
-        "open: not reached in the budget", (0.03, 0.03), xycoords="axes fraction", fontsize=8
+        "diamonds: weights shared by the pendulums; open: not reached in the budget",
+        (0.03, 0.03),
+        xycoords="axes fraction",
+        fontsize=8,
     )
     figure.tight_layout()
     figure.savefig(RESULTS / "pendulums.png", dpi=110)
