@@ -306,7 +306,7 @@ IGNORED = [
     ("{algo: reppo, algorithm: {value_range: [0, 1]}}", "value_range"),
     ("{algo: reppo, algorithm: {actor_gradient: exact, temperature: 1}}", "temperature"),
     ("{algo: shac, algorithm: {score_function_weight: 1, temperature: 1}}", "temperature"),
-    ("{algo: shac, algorithm: {target_entropy: 1}}", "target_entropy"),
+    ("{algo: shac, algorithm: {ent_coef: 0.1, target_entropy: 1}}", "target_entropy"),
 ]
 
 

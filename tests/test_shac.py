@@ -33,7 +33,7 @@ MIXTURES = pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 
 def build(env: TorchEnv, **kwargs: Any) -> GumbelSHAC:
     """A small model with environments that are reset, and a logger that keeps everything."""
-    settings = {"n_steps": 8, "policy_kwargs": SMALL, "seed": 0, "device": "cpu"}
+    settings = {"n_steps": 8, "ent_coef": 0.0, "policy_kwargs": SMALL, "seed": 0, "device": "cpu"}
     model = GumbelSHAC("MlpPolicy", env, **(settings | kwargs))
     model.set_logger(configure(None, []))
     model._total_timesteps, model.batched = 10_000, env

@@ -34,7 +34,7 @@ def bank() -> PendulumBank:
 
 
 def build(env: Any = None, policy: Any = "MlpPolicy", **kwargs: Any) -> GumbelSHAC:
-    settings = {"n_steps": 8, "num_minibatches": 2, "policy_kwargs": SMALL, "seed": 0}
+    settings = {"n_steps": 8, "ent_coef": 0.1, "policy_kwargs": SMALL, "seed": 0}
     env = bank() if env is None else env
     return GumbelSHAC(policy, env, device="cpu", **(settings | kwargs))
 
@@ -64,7 +64,6 @@ def trained(
         env,
         learning_rate=Schedule("linear", learning_rate, 1e-3),
         n_steps=steps,
-        n_epochs=2,
         num_minibatches=2,
         gamma=GAMMA,
         estimator="straight_through",  # unbiased: rewards are linear in a one-hot

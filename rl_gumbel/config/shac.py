@@ -31,7 +31,7 @@ class SHACSettings(SoftSettings):
     """Learning rate of all optimisers, a number or {schedule, start, end}."""
     n_steps: PositiveInt = 16
     """Steps of every environment in a window, which the gradient passes through."""
-    n_epochs: PositiveInt = 4
+    n_epochs: PositiveInt = 2
     """Passes of the critic over each window; the actor takes one step."""
     num_minibatches: PositiveInt = 4
     """Updates of the critic in a pass."""
@@ -41,7 +41,7 @@ class SHACSettings(SoftSettings):
     """Weight of longer returns in the critic's targets: 0 is one step, 1 the whole window."""
     tau: PositiveFraction = 0.5
     """Weight of the critic in the target critic's average, after each window."""
-    ent_coef: Coefficient = 0.0
+    ent_coef: Coefficient = "auto_0.01"
     """Entropy coefficient: a number, auto (learned), or auto_X (learned, starting at X)."""
     target_entropy_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """The same as a fraction of the maximum entropy."""
