@@ -115,3 +115,10 @@ class PathwisePolicySettings(Section):
     """One features extractor for actor and critics."""
     normalize_images: bool = True
     """Divide image observations by 255."""
+
+    def ignored_settings(self) -> Iterator[Ignored]:
+        """Yield each of these settings that shared factors leave without effect."""
+        if self.shared_factors:
+            reason = "shared_factors has a critic of its own"
+            for name in ("algorithm.critic", "policy_kwargs.rank", "policy_kwargs.action_layer"):
+                yield Ignored(name, "policy_kwargs.shared_factors", reason)

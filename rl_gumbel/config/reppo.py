@@ -74,6 +74,7 @@ class REPPOConfig(TrainConfig):
     def ignored(self) -> Iterator[Ignored]:
         """Yield each setting without effect."""
         yield from self.algorithm.ignored_settings()
+        yield from self.policy_kwargs.ignored_settings()
         if self.algorithm.num_bins is None:
             reason = "without bins there is no range"
             yield Ignored("algorithm.value_range", "algorithm.num_bins", reason)

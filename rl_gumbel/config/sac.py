@@ -64,3 +64,4 @@ class SACConfig(TrainConfig):
     def ignored(self) -> Iterator[Ignored]:
         """Yield each setting without effect."""
         yield from self.algorithm.ignored_settings()
+        yield from self.policy_kwargs.ignored_settings()
