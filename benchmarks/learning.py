@@ -12,6 +12,10 @@ and `sb3-dqn` are Stable-Baselines3's, with the settings in `sb3_peers.py`. Rows
 `benchmarks/results/learning.csv`; a row that is there already is not run again. `table` prints
 every group of rows as a line of Markdown.
 
+`benchmarks/results/tuning.csv` holds, in the same columns, the trials on other seeds by which
+settings were chosen; their options stand on the settings that were shipped at that commit, or on
+the algorithm's own where there were none or no commit is named.
+
 Rows without a `protocol` are of an earlier one, in which the best of the evaluations during
 training (`best`) and one on the way (`midway`) were measured, and seconds were not.
 """
