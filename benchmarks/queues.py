@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
 }
 PROTOCOLS: list[tuple[str, int, dict[str, float | None]]] = [
     ("criss-cross", 10_000, {"c mu": 16.1, "MaxWeight": 15.3}),
+    ("criss-cross", 20_000, {"c mu": None, "MaxWeight": None}),
     ("n-model", 10_000, {"c mu": 170, "MaxWeight": 40.2}),
     (
         "n-model",
