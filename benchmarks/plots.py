@@ -120,12 +120,8 @@ def pendulums() -> None:
         xlabel="pendulums", ylabel="environment steps", title=f"steps to a mean of {THRESHOLD:.0f}"
     )
     steps.legend(loc="lower right", fontsize=8)
-    thresholds.annotate(
-        "diamonds: weights shared by the pendulums; open: not reached in the budget",
-        (0.03, 0.03),
-        xycoords="axes fraction",
-        fontsize=8,
-    )
+    note = "diamonds: weights shared by the pendulums\nopen: not reached in the budget"
+    thresholds.annotate(note, (0.03, 0.9), xycoords="axes fraction", fontsize=8)
     figure.tight_layout()
     figure.savefig(RESULTS / "pendulums.png", dpi=110)
 
