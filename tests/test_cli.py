@@ -440,6 +440,8 @@ def test_an_interrupted_run_keeps_its_model(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # A shell starts what it runs in the background with the signal ignored, and so the tests.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     log = tmp_path / "run/progress.csv"
