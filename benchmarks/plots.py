@@ -26,6 +26,8 @@ NAMES = {
     "sb3-ppo": "SB3 PPO",
 }
 COLORS = {"shac": "#d95f02", "reppo": "#7570b3", "ppo": "#1b9e77", "sb3-ppo": "#666666"}
+ESTIMATORS = {"shac": "straight_through_gumbel", "reppo": "straight_through"}
+"""That each ships with; rows of others are not drawn."""
 SHARED = "policy-kwargs.shared-factors"
 DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
@@ -37,7 +39,13 @@ def read(name: str) -> list[Row]:
     """Return the rows of PendulumBank-v0 with shipped settings, or shared weights."""
     with (RESULTS / name).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["env"] == "PendulumBank-v0"]
-    return [row for row in rows if row["algo"] in NAMES and options(row).keys() <= DRAWN]
+    return [row for row in rows if row["algo"] in NAMES and is_drawn(row)]
+
+
+def is_drawn(row: Row) -> bool:
+    """Return whether nothing but the number of pendulums and the sharing was changed."""
+    ships = row["estimator"] == ESTIMATORS.get(row["algo"], "")
+    return ships and options(row).keys() <= DRAWN
 
 
 def options(row: Row) -> dict[str, str]:
