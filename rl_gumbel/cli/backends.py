@@ -101,6 +101,8 @@ def make_torch_vec(config: TrainConfig, num_envs: int, seed: int, device: str) -
         reason = str(error)
         if not isinstance(error, ValueError):  # those of our environments name the argument
             reason = str(explain(error, config.env, kwargs))
-        raise UserError(f"{reason} (torch version; --backend gymnasium is the original)") from error
+        if config.env in ENVS and config.env in gym.registry:  # which ours alone are not
+            reason += " (torch version; --backend gymnasium is the original)"
+        raise UserError(reason) from error
     env.seed(seed)
     return env
