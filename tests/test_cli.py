@@ -608,7 +608,7 @@ MISTAKES = [
     (["train", "--backend", "torch", "--env-wrappers", "[a.B]"], "--env-wrappers: are Gymnasium's, "
      "and backend is torch"),
     (["train", "--algo", "shac", "--env", "PendulumBank-v0", "--env-kwargs.n", "100"],
-     "n 100 of PendulumBank must be from 1 to 64"),
+     "n 100 of PendulumBank must be from 1 to 64\n"),
     (["train", "--env", "FrozenLake-v1", "--env-kwargs.max-episode-steps", "0"],
      "max_episode_steps 0 of FrozenLake must be at least 1 (torch version; --backend gymnasium is "
      "the original)"),
