@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rl_gumbel.cli.errors import BROKEN_PIPE, INTERRUPTED, USER_ERROR, UserError
+from rl_gumbel.cli.errors import BROKEN_PIPE, INTERRUPTED, USER_ERROR, CommandError
 from rl_gumbel.cli.parser import parse
 from rl_gumbel.config import ConfigError, TrainConfig, find_tuned, load_config
 
@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(args)
         sys.stdout.flush()  # here, where a reader that left is no traceback
         return code
-    except (UserError, ConfigError) as error:
+    except (CommandError, ConfigError) as error:
         print(f"rl-gumbel: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.code if isinstance(error, CommandError) else USER_ERROR
     except KeyboardInterrupt:
         print("rl-gumbel: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -1,12 +1,35 @@
-"""What the commands report to their user instead of a traceback."""
+"""What the commands report to their user instead of a traceback, and the exit codes."""
 
 USER_ERROR = 2
 """Exit code of a mistake in the command, the configuration or the environment's name."""
+ENVIRONMENT_ERROR = 3
+"""Exit code of an environment that failed, or returned what is not a number."""
+NUMERICAL_ERROR = 4
+"""Exit code of training whose numbers are not finite any more, or that ran out of memory."""
+STORAGE_ERROR = 5
+"""Exit code of files that cannot be written, or of a run without a checkpoint that is whole."""
+STOPPED = 75
+"""Exit code of a run that a signal stopped and `rl-gumbel resume` continues (EX_TEMPFAIL)."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+"""Exit code after Ctrl-C where there is nothing to resume."""
 BROKEN_PIPE = 141
 """Exit code when nobody reads the output any more, as the shell's for SIGPIPE."""
 
 
-class UserError(Exception):
-    """A mistake of the user; the message is complete and stands on one or two lines."""
+class CommandError(Exception):
+    """What ends a command; the message is complete and stands on one or two lines."""
+
+    code: int
+    """The exit code."""
+
+
+class UserError(CommandError):
+    """A mistake of the user."""
+
+    code = USER_ERROR
+
+
+class StorageError(CommandError):
+    """Files that cannot be written, or that are damaged."""
+
+    code = STORAGE_ERROR
