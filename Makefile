@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install train test check lint types imports format lock clean
+.PHONY: install train test docs check lint types imports format lock clean
 
 install: $(STAMP)
 
@@ -32,6 +32,9 @@ train: install
 test: export OMP_NUM_THREADS := 1
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
 
 check: lint types imports test
 
@@ -63,6 +66,6 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(VENV) .venv-* build dist
+	rm -rf $(VENV) .venv-* build dist docs/_build
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
