@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rl_gumbel.schedules import Schedule, make_schedule
     from rl_gumbel.types import Rollout, Sample, Step
     from rl_gumbel.vec_env import GymEnv, GymVectorEnv, SB3VecEnv, make_vec
-    from rl_gumbel.wrappers import FlattenActions, OneHotActions
+    from rl_gumbel.wrappers import DiscretizeActions, FlattenActions, OneHotActions
 
 __version__ = "0.1.0"
 
@@ -35,6 +35,7 @@ __all__ = [
     "ActionLayout",
     "BatchedEnv",
     "BatchedPPO",
+    "DiscretizeActions",
     "Estimator",
     "FactoredCategorical",
     "FlattenActions",
@@ -80,7 +81,7 @@ _HOMES = {
     "schedules": ["Schedule", "make_schedule"],
     "types": ["Rollout", "Sample", "Step"],
     "vec_env": ["GymEnv", "GymVectorEnv", "SB3VecEnv", "make_vec"],
-    "wrappers": ["FlattenActions", "OneHotActions"],
+    "wrappers": ["DiscretizeActions", "FlattenActions", "OneHotActions"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,9 +1,10 @@
-"""Gymnasium wrappers of the action space: shaped and nested spaces to flat ones, one-hot vectors.
+"""Gymnasium wrappers of the action space: shaped, nested and continuous spaces, one-hot vectors.
 
-`FlattenActions` makes the spaces that `ActionLayout` refuses into ones that it takes;
-`OneHotActions` makes a discrete space into the `Box` that stock SAC, TD3 and DDPG demand.
+`FlattenActions` and `DiscretizeActions` make the spaces that `ActionLayout` refuses into ones that
+it takes; `OneHotActions` makes a discrete space into the `Box` that stock SAC, TD3 and DDPG demand.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -61,6 +62,68 @@ class FlattenActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if isinstance(inner, spaces.Dict):
             return dict(zip(inner.spaces, values, strict=True))
         return tuple(values) if isinstance(inner, spaces.Tuple) else values[0]
+
+
+class DiscretizeActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """An environment whose `Box` actions are levels: a `MultiDiscrete`, one factor a dimension.
+
+    Args:
+        env: with a `Box` action space, whose dimensions are taken in C order.
+        bins: a number of levels, evenly spaced from the lowest to the highest action, both
+            included; `bang-bang` for these two alone; or a list with one entry for each dimension,
+            a number of levels or the levels themselves.
+
+    Raises:
+        TypeError: for any other action space.
+        ValueError: for bins that are fewer than 2, not one for each dimension or outside the
+            space, and for even spacing where an action has no bound.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], bins: int | str | Sequence[int | Sequence[float]]
+    ) -> None:
+        RecordConstructorArgs.__init__(self, bins=bins)
+        gym.ActionWrapper.__init__(self, env)
+        box = env.action_space
+        if not isinstance(box, spaces.Box):
+            raise TypeError(f"DiscretizeActions needs a Box action space, got {box}")
+        bounds = list(zip(box.low.ravel().tolist(), box.high.ravel().tolist(), strict=True))
+        if isinstance(bins, str) and bins != "bang-bang":
+            raise ValueError(f"bins {bins!r} must be a number, 'bang-bang' or a list")
+        each: list[Any] = [2 if bins == "bang-bang" else bins] * len(bounds)
+        if not isinstance(bins, int | str):
+            each = list(bins)
+        if len(each) != len(bounds):
+            raise ValueError(f"bins {bins!r} must have {len(bounds)} entries, one a dimension")
+        levels = [_levels(part, *pair) for part, pair in zip(each, bounds, strict=True)]
+        self.levels = [level.astype(box.dtype) for level in levels]
+        """For each dimension its actions."""
+        self._shape, self._dtype = box.shape, box.dtype
+        self.action_space = spaces.MultiDiscrete([len(level) for level in levels])
+
+    def action(self, action: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the `Box` action for one category of each dimension, `[K]`.
+
+        Raises:
+            ValueError: for an action outside the discrete space.
+        """
+        if not self.action_space.contains(action):
+            raise ValueError(f"action {action!r} is outside {self.action_space}")
+        values = [level[i] for level, i in zip(self.levels, action, strict=True)]
+        return np.array(values, self._dtype).reshape(self._shape)
+
+
+def _levels(bins: Any, low: float, high: float) -> NDArray[np.float64]:
+    """Return the levels of one dimension."""
+    is_count = isinstance(bins, int)
+    if is_count and not np.isfinite([low, high]).all():
+        raise ValueError(f"bins {bins!r} of a dimension from {low} to {high}: give its levels")
+    levels = np.linspace(low, high, bins) if is_count else np.array(bins, np.float64)
+    if levels.ndim != 1 or len(levels) < 2:
+        raise ValueError(f"bins {bins!r} of a dimension must be at least two levels")
+    if not ((levels >= low) & (levels <= high)).all():
+        raise ValueError(f"bins {bins!r} of a dimension must lie between {low} and {high}")
+    return levels
 
 
 class OneHotBox(spaces.Box):

@@ -506,10 +506,9 @@ def test_an_environment_under_a_wrapper_of_sb3_takes_sb3s_way():
     assert model._n_updates == 20
 
 
-@pytest.mark.parametrize("env", [lambda: VecNormalize(SB3VecEnv(Gates(2)))])
-def test_masks_that_would_be_ignored_are_refused(env):
-    with pytest.raises(ValueError, match="action masks of the environment would be ignored"):
-        build(env())
+def test_masks_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match="masks of the environment would be ignored under VecNorm"):
+        build(VecNormalize(SB3VecEnv(Gates(2))))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from rl_gumbel.actions import ActionLayout
-from rl_gumbel.wrappers import FlattenActions, OneHotActions, OneHotBox
+from rl_gumbel.cli.environments import make_env
+from rl_gumbel.config import ConfigError, dump_config, load_config
+from rl_gumbel.wrappers import DiscretizeActions, FlattenActions, OneHotActions, OneHotBox
 
 SHAPED = spaces.MultiDiscrete([[2, 3], [4, 1]], start=[[1, 0], [-2, 9]])
 SUPPORTED = [
@@ -250,3 +252,102 @@ def test_wrapped_environments_are_rebuilt_from_their_spec():
     env = OneHotActions(gym.make("CartPole-v1"))
     copy = gym.make(env.spec)
     assert copy.action_space == env.action_space
+
+
+# --- DiscretizeActions ------------------------------------------------------------------------
+
+PLANE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("bins", "expected"),
+    [
+        (3, [[-1, 0, 1], [0, 2, 4]]),
+        ("bang-bang", [[-1, 1], [0, 4]]),
+        ([2, 5], [[-1, 1], [0, 1, 2, 3, 4]]),
+        ([[-0.5, 0.25], 3], [[-0.5, 0.25], [0, 2, 4]]),
+    ],
+    ids=str,
+)
+def test_levels_by_hand_reach_the_inner_space(bins, expected):
+    env = DiscretizeActions(Recorder(PLANE), bins)
+    assert env.action_space == spaces.MultiDiscrete([len(levels) for levels in expected])
+    for action in flat_actions(env.action_space):
+        env.step(action)
+        received = env.unwrapped.received
+        assert received.dtype == np.float32
+        assert received.tolist() == [levels[i] for levels, i in zip(expected, action, strict=True)]
+
+
+def test_levels_of_a_shaped_box_are_in_c_order():
+    low = np.array([[0, 1], [2, 3]], np.float64)
+    env = DiscretizeActions(Recorder(spaces.Box(low, low + 10, dtype=np.float64)), "bang-bang")
+    env.step(np.array([1, 0, 0, 1]))
+    assert env.unwrapped.received.tolist() == [[10, 1], [2, 13]]
+    assert env.unwrapped.received.dtype == np.float64
+
+
+def test_an_unbounded_dimension_takes_given_levels_only():
+    box = spaces.Box(-np.inf, np.inf, (1,))
+    assert DiscretizeActions(Recorder(box), [[-1, 0, 1]]).levels[0].tolist() == [-1, 0, 1]
+    with pytest.raises(ValueError, match="bins 3 of a dimension from -inf to inf: give its levels"):
+        DiscretizeActions(Recorder(box), 3)
+
+
+@pytest.mark.parametrize(
+    ("bins", "message"),
+    [
+        (1, "bins 1 of a dimension must be at least two levels"),
+        ([[0.5], 2], r"bins \[0\.5\] of a dimension must be at least two"),
+        ([3, 3, 3], r"bins \[3, 3, 3\] must have 2 entries"),
+        ([[-2.0, 1.0], 2], r"bins \[-2\.0, 1\.0\] of a dimension must lie between -1\.0 and 1\.0"),
+        ("uniform", "bins 'uniform' must be a number, 'bang-bang' or a list"),
+    ],
+    ids=str,
+)
+def test_bins_that_make_no_levels_are_refused(bins, message):
+    with pytest.raises(ValueError, match=message):
+        DiscretizeActions(Recorder(PLANE), bins)
+
+
+def test_discrete_actions_are_not_discretised_again():
+    with pytest.raises(TypeError, match="needs a Box action space, got Discrete"):
+        DiscretizeActions(Recorder(spaces.Discrete(3)), 3)
+
+
+def test_a_category_that_is_not_there_is_refused():
+    env = DiscretizeActions(Recorder(PLANE), 3)
+    with pytest.raises(ValueError, match=r"outside MultiDiscrete\(\[3 3\]\)"):
+        env.step(np.array([-1, 0]))
+
+
+def test_a_discretised_environment_is_remade_from_its_spec():
+    env = DiscretizeActions(gym.make("Pendulum-v1"), 11)
+    again = gym.make(env.spec)
+    assert again.action_space == spaces.MultiDiscrete([11])
+    check_env(again)
+
+
+def test_the_command_line_takes_a_wrapper_with_arguments(tmp_path):
+    overrides = {("env",): "Pendulum-v1", ("env_wrappers",): [
+        {"rl_gumbel.DiscretizeActions": {"bins": 5}}, "gymnasium.wrappers.FlattenObservation"
+    ]}  # fmt: skip
+    config = load_config(None, overrides)
+    env = make_env(config)
+    assert env.action_space == spaces.MultiDiscrete([5])
+    (tmp_path / "a.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "a.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([7], "--env-wrappers.*must be text or a mapping"),
+        ([{"a.B": {}, "c.D": {}}], "--env-wrappers.*must have 1 entries"),
+        ([{"a.B": 7}], "--env-wrappers.*must be a mapping"),
+    ],
+    ids=str,
+)
+def test_a_wrapper_of_another_form_is_refused(value, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {("env_wrappers",): value})

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -15,6 +16,7 @@ from torch import Tensor
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
+from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
 
 
 class DeferredArray:
@@ -56,6 +58,8 @@ class BatchedAlgorithm(BaseAlgorithm):
     ) -> VecEnv:
         if isinstance(env, BatchedEnv):
             env = SB3VecEnv(env)
+        elif isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks"):
+            env = MasksInInfo(env)  # where those on last observations are known too
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_learn(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -31,9 +31,10 @@ EPISODES_INTERVAL = 100
 class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     """SB3's `OffPolicyAlgorithm`; what it collects from a `BatchedEnv` never leaves the device.
 
-    Any other environment, also a `BatchedEnv` under a wrapper of SB3, takes SB3's own way, with its
-    buffers. The policy of a subclass has `act(obs, mask)`, which returns sampled categories
-    `[B, K]`.
+    An environment of SB3 or Gymnasium with action masks, by `action_masks()` or in its infos, is
+    adapted to one, since SB3's replay has no place for masks. Any other, also a `BatchedEnv` under
+    a wrapper of SB3, takes SB3's own way, with its buffers. The policy of a subclass has
+    `act(obs, mask)`, which returns sampled categories `[B, K]`.
 
     Logs are written as in SB3 after each `log_interval` episodes, but no more often than every
     `EPISODES_INTERVAL` steps.
@@ -43,12 +44,33 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     compile: bool
     """Whether acting, the steps of a `TorchEnv`, and what else the subclass says, is compiled."""
 
+    _adapts: bool = False
+    """Whether an environment that is not a `BatchedEnv` is adapted to one."""
+
     @property
     def is_batched(self) -> bool:
-        """Whether the environment is a `BatchedEnv`."""
-        return isinstance(self.env, SB3VecEnv)
+        """Whether the environment is a `BatchedEnv` or adapted to one."""
+        return self._adapts or isinstance(self.env, SB3VecEnv)
+
+    def _must_adapt(self) -> bool:
+        """Return whether the environment has something that SB3's own way would lose.
+
+        Raises:
+            ValueError: for masks under `VecNormalize`, whose statistics move after a step is kept.
+        """
+        if self.env is None or isinstance(self.env, SB3VecEnv):
+            return False
+        infos = self.env.unwrapped.reset_infos  # empty before the first reset
+        masked = "action_mask" in infos[0] or self.env.has_attr("action_masks")
+        if masked and self._vec_normalize_env is not None:
+            raise ValueError(
+                "the action masks of the environment would be ignored under VecNormalize; pass it "
+                "without, and normalise observations in the environment"
+            )
+        return masked
 
     def _setup_model(self) -> None:
+        self._adapts = self._must_adapt()
         self.layout = ActionLayout.from_space(self.action_space)
         # Ends, returns and lengths since the last read.
         self._episodes: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -56,7 +78,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         if self.is_batched:
             self._setup_batched()
         else:
-            self._check_masks()
             super()._setup_model()
 
     def _setup_batched(self) -> None:
@@ -68,13 +89,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         super()._setup_model()
         self.n_steps, self.replay_buffer_class = n_steps, buffer_class
         self._check_train_freq()
-
-    def _check_masks(self) -> None:
-        if self.env is not None and self.env.has_attr("action_masks"):
-            raise ValueError(
-                "the action masks of the environment would be ignored: pass it as a BatchedEnv, "
-                "rl_gumbel.vec_env.as_batched(vec_env, device), without wrappers around that"
-            )
 
     def _make_replay_buffer(self) -> None:
         self.replay_buffer = DeviceReplayBuffer(
@@ -92,16 +106,24 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         assert isinstance(self.train_freq, TrainFreq)
         if self.train_freq.unit is not TrainFrequencyUnit.STEP:
             raise ValueError(
-                f"train_freq {self.train_freq.frequency!r} episodes: with batched environments it "
-                f"must be in steps, since a count of episodes would wait for the device at each"
+                f"train_freq {self.train_freq.frequency!r} episodes: with batched environments, "
+                f"and with action masks, it must be in steps, since a count of episodes would wait "
+                f"for the device at each"
             )
 
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
-        if not self.is_batched:
-            return OffPolicyAlgorithm._setup_learn(self, total_timesteps, callback, *args, **kwargs)
-        result = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        if self.is_batched:
+            result = super()._setup_learn(total_timesteps, callback, *args, **kwargs)
+        else:
+            result = OffPolicyAlgorithm._setup_learn(
+                self, total_timesteps, callback, *args, **kwargs
+            )
+            self._adapts = self._must_adapt()  # infos tell of masks from the first reset on
+            if not self._adapts:
+                return result
+            self._adapt()
         # Built without the environments, or before their first reset told of masks.
         buffer = self.replay_buffer
         if not isinstance(buffer, DeviceReplayBuffer) or buffer.has_masks != self.batched.masked:
@@ -109,6 +131,19 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         if self.compile:
             compile_steps(self.batched)
         return result
+
+    def _adapt(self) -> None:
+        """Leave SB3's own way, for what the first reset has told."""
+        assert self.env is not None
+        own = (None, ReplayBuffer, DictReplayBuffer, NStepReplayBuffer)  # what SB3 itself chooses
+        if self.replay_buffer_class not in own or self.optimize_memory_usage:
+            raise ValueError(
+                "the replay of an environment with action masks is a DeviceReplayBuffer: it takes "
+                "no replay_buffer_class and no optimize_memory_usage"
+            )
+        self._check_train_freq()
+        self.batched = as_batched(self.env, self.device)
+        self._obs = self.batched.reset()
 
     def collect_rollouts(
         self,

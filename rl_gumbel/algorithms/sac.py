@@ -46,8 +46,9 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
     Args:
         policy: `MlpPolicy`, `CnnPolicy`, `MultiInputPolicy` or a `FactoredPolicy` class.
         env: with a supported action space: what SB3 takes, or a `BatchedEnv`, of which nothing
-            leaves the device: neither collection nor replay nor update waits for the host. Its
-            action masks hold for the policy, the target and the entropy.
+            leaves the device: neither collection nor replay nor update waits for the host. Action
+            masks, of a `BatchedEnv`, by `action_masks()` or in `info["action_mask"]`, hold for the
+            policy, the target and the entropy.
         estimator: a name in `ESTIMATORS`; see `rl_gumbel.estimators`.
         temperature: of the estimator: a number, a `Schedule` (or its mapping) over training, or
             None for the estimator's default.
@@ -160,6 +161,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self._means = Means()
         self._latest: dict[str, float] = {}
         if _init_setup_model:
+            self._adapts = self._must_adapt()
             self._check_settings()
             self._setup_model()
 
@@ -175,7 +177,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
                 if getattr(self, name):
                     raise ValueError(
                         f"{name} {getattr(self, name)!r} would be ignored: the replay of a "
-                        f"BatchedEnv is a DeviceReplayBuffer"
+                        f"BatchedEnv, or with action masks, is a DeviceReplayBuffer"
                     )
 
     def _setup_model(self) -> None:

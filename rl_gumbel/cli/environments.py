@@ -15,6 +15,7 @@ from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS, registered_id
+from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
 from rl_gumbel.vec_env.names import find_torch_id
 from rl_gumbel.wrappers import FlattenActions
 
@@ -49,9 +50,10 @@ def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any
     if render_mode and env.render_mode != render_mode:
         env.close()
         raise UserError(f"{config.env} cannot be rendered: it has no render mode {render_mode!r}")
-    for name in config.env_wrappers:
-        env = wrap(env, name)
-    return flatten_actions(env, config.env)
+    for wrapper in config.env_wrappers:
+        env = wrap(env, wrapper)
+    env = flatten_actions(env, config.env)
+    return MasksInInfo(env) if env.has_wrapper_attr("action_masks") else env
 
 
 def find_gymnasium_id(env_id: str) -> str:
@@ -61,8 +63,12 @@ def find_gymnasium_id(env_id: str) -> str:
     return registered_id(torch_id) if is_ours else env_id
 
 
-def wrap(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
-    """Return the environment in the wrapper `module.Class`; raise a `UserError` if it cannot be."""
+def wrap(env: gym.Env[Any, Any], wrapper: str | dict[str, dict[str, Any]]) -> gym.Env[Any, Any]:
+    """Return the environment in the wrapper `module.Class`; raise a `UserError` if it cannot be.
+
+    With keyword arguments it is `{module.Class: {name: value}}`.
+    """
+    [(name, kwargs)] = wrapper.items() if isinstance(wrapper, dict) else [(wrapper, {})]
     module, _, class_name = name.rpartition(".")
     try:
         found = import_module(module)
@@ -74,7 +80,7 @@ def wrap(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
         nearest = suggest(class_name, dir(found))
         raise UserError(f"--env-wrappers: {module} has no {class_name}{nearest}")
     try:
-        wrapped: gym.Env[Any, Any] = getattr(found, class_name)(env)
+        wrapped: gym.Env[Any, Any] = getattr(found, class_name)(env, **kwargs)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--env-wrappers: {name}: {type(error).__name__}: {reason}") from error
@@ -100,8 +106,8 @@ def _advice(env_id: str, space: spaces.Space[Any]) -> str:
     if discrete in ENVS:
         return f";\n{discrete} has the same task with discrete ones (--env {discrete})"
     return (
-        ";\nfor continuous actions use SAC of stable-baselines3, or make them discrete by a wrapper"
-        " (--env-wrappers)"
+        ";\nfor continuous actions use SAC of stable-baselines3, or make them discrete:"
+        " --env-wrappers '[{rl_gumbel.DiscretizeActions: {bins: 7}}]'"
     )
 
 

@@ -78,6 +78,11 @@ Scheduled = Annotated[
     Discriminator(tag),
 ]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Wrapper = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1), Tag("a mapping")],
+    Discriminator(tag),
+]
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 
 
@@ -115,8 +120,8 @@ class TrainConfig(Section):
     """Steps between evaluations; 0 leaves only the one at the end."""
     eval_episodes: PositiveInt = 10
     """Episodes of each evaluation."""
-    env_wrappers: list[str] = []
-    """Wrappers around the environment, innermost first, e.g. [minigrid.wrappers.FlatObsWrapper]."""
+    env_wrappers: list[Wrapper] = []
+    """Wrappers, innermost first: [module.Class], or with arguments [{module.Class: {bins: 7}}]."""
     env_kwargs: dict[str, Any] = {}
     """Keyword arguments of the environment."""
     algorithm: Section

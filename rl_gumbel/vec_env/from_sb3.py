@@ -36,9 +36,9 @@ class VecEnvAdapter(HostEnv):
 
     An ended episode is truncated where its info says `TimeLimit.truncated`, else terminated. Its
     return and length are `Monitor`'s where its info has them, so that under `VecNormalize` they
-    stay those of the raw rewards. Masks come from the environments' `action_masks` method, where
-    those on last observations are not known and allow everything, else from `action_mask` in the
-    infos.
+    stay those of the raw rewards. Masks come from `action_mask` in the infos, else from the
+    environments' `action_masks` method: then those on last observations are not known and allow
+    everything.
     """
 
     backend = "stable-baselines3"
@@ -53,8 +53,9 @@ class VecEnvAdapter(HostEnv):
             device,
         )
         self.render_mode = vec_env.render_mode
-        self.has_mask_method = vec_env.has_attr("action_masks")
-        self.masked = self.has_mask_method
+        self.masked = vec_env.has_attr("action_masks")
+        self.asks = self.masked
+        """Whether masks come from the method."""
 
     def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
         """Return the first observations and masks; a seed is that of the first environment."""
@@ -62,9 +63,10 @@ class VecEnvAdapter(HostEnv):
             self.vec_env.seed(seed)
         obs = self.vec_env.reset()
         infos = self.vec_env.unwrapped.reset_infos
-        if self.has_mask_method:
-            return obs, self._ask_masks()
-        return obs, _read_masks(infos) if "action_mask" in infos[0] else None
+        if "action_mask" in infos[0]:
+            self.asks = False
+            return obs, _read_masks(infos)
+        return obs, self._ask_masks() if self.asks else None
 
     def step_host(self, action: NDArray[Any]) -> HostStep:
         """Take one step; what ended is read from the infos."""
@@ -74,7 +76,7 @@ class VecEnvAdapter(HostEnv):
         for i in rows:
             truncated[i] = infos[i].get("TimeLimit.truncated", False)
         mask = final_mask = None
-        if self.has_mask_method:
+        if self.asks:
             mask = self._ask_masks()
             final_mask = mask | ended[:, None]
         elif self.masked:
