@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rl_gumbel.actions import ActionLayout
     from rl_gumbel.algorithms import ALGORITHMS, BatchedPPO, GumbelREPPO, GumbelSAC, GumbelSHAC
     from rl_gumbel.checkpoint import load_model, save_model
+    from rl_gumbel.codes import GaussianCodes, GumbelCodes
+    from rl_gumbel.codes_training import CodesCallback, pretrain_codes
     from rl_gumbel.distributions import FactoredCategorical
     from rl_gumbel.envs.base import BatchedEnv
     from rl_gumbel.estimators import ESTIMATORS, Estimator
@@ -35,11 +37,14 @@ __all__ = [
     "ActionLayout",
     "BatchedEnv",
     "BatchedPPO",
+    "CodesCallback",
     "DiscretizeActions",
     "Estimator",
     "FactoredCategorical",
     "FlattenActions",
+    "GaussianCodes",
     "GumbelActorCriticPolicy",
+    "GumbelCodes",
     "GumbelREPPO",
     "GumbelSAC",
     "GumbelSACPolicy",
@@ -59,6 +64,7 @@ __all__ = [
     "load_model",
     "make_schedule",
     "make_vec",
+    "pretrain_codes",
     "save_model",
     "stock_kwargs",
 ]
@@ -67,6 +73,8 @@ _HOMES = {
     "actions": ["ActionLayout"],
     "algorithms": ["ALGORITHMS", "BatchedPPO", "GumbelREPPO", "GumbelSAC", "GumbelSHAC"],
     "checkpoint": ["load_model", "save_model"],
+    "codes": ["GaussianCodes", "GumbelCodes"],
+    "codes_training": ["CodesCallback", "pretrain_codes"],
     "distributions": ["FactoredCategorical"],
     "envs.base": ["BatchedEnv"],
     "estimators": ["ESTIMATORS", "Estimator"],

@@ -33,6 +33,11 @@ TAGS: Mapping[str, str] = {
     "estimator/entropy_per_factor": "the same for each factor, a histogram",
     "estimator/grad_norm": "norm of the actor's gradient, before clipping",
     "estimator/cosine": "cosine of the actor's gradient and the enumerated one, on a probe batch",
+    "codes/loss": "reconstruction loss plus the weighted divergence of observation codes, in nats",
+    "codes/reconstruction_loss": "minus the log-likelihood of an observation given its drawn code",
+    "codes/kl": "divergence of the code's distribution from the prior, in nats",
+    "codes/perplexity": "categories in use, from 1 to all, of the argmax codes, mean over factors",
+    "codes/temperature": "temperature of the codes' estimator",
     "eval/mean_reward": "mean return of the argmax policy over the evaluation episodes",
     "eval/mean_ep_length": "mean length of the evaluation episodes",
 }
