@@ -57,6 +57,8 @@ class Thermostats(TorchEnv):
         n: number of rooms.
         stages: of each heater, evenly spaced from off to 1.2 kW; the action space is
             `MultiBinary(n)` for two, else `MultiDiscrete`.
+        per_room: the same observation in n equal parts, each the room's temperature and what is
+            common to all: for `shared_factors`, the same weights for every room.
         kwargs: of `TorchEnv`.
 
     Raises:
@@ -73,19 +75,24 @@ class Thermostats(TorchEnv):
         *,
         n: int = 24,
         stages: int = 2,
+        per_room: bool = False,
         **kwargs: Any,
     ) -> None:
         for name, value, least in (("n", n, 1), ("stages", stages, 2)):
             if value < least:
                 raise ValueError(f"{name} {value!r} of Thermostats must be at least {least}")
-        self.n, self.stages = n, stages
+        self.n, self.stages, self.per_room = n, stages, per_room
         self.columns = min(n, ceil(sqrt(1.5 * n)))
         self.powers = tuple(np.linspace(0.0, HEATER_W, stages).tolist())
-        high = np.array([np.inf] * (n + 1) + [1] * 6, np.float32)
-        low = np.array([-np.inf] * (n + 1) + [-1] * 2 + [0] * 4, np.float32)
+        high = [np.inf] + [1.0] * 6  # of what is common
+        low = [-np.inf] + [-1.0] * 2 + [0.0] * 4
+        if per_room:
+            high, low = [np.inf, *high] * n, [-np.inf, *low] * n
+        else:
+            high, low = [np.inf] * n + high, [-np.inf] * n + low
         super().__init__(
             num_envs,
-            spaces.Box(low, high, dtype=np.float32),
+            spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32),
             spaces.MultiBinary(n) if stages == 2 else spaces.MultiDiscrete([stages] * n),
             max_episode_steps,
             **kwargs,
@@ -157,7 +164,7 @@ class Thermostats(TorchEnv):
         return state["mean"] + SWING_K * wave + state["weather"]
 
     def observe(self, state: State) -> Tensor:
-        """Return what is known, `[B, n + 7]`.
+        """Return what is known, `[B, n + 7]`; with `per_room` `[B, n * 8]`, room by room.
 
         Temperatures of the rooms (0 is 20 C, 1 is 25 C) and outdoors (0 is 0 C, 1 is 10 C), sine
         and cosine of the time of day, and the price (1 by day) and whether there are people, now
@@ -170,7 +177,18 @@ class Thermostats(TorchEnv):
         people = self.constant(OCCUPIED)
         known = [price[quarter], people[quarter], price[ahead], people[ahead]]
         shared = torch.stack([self.outdoor(state) / 10, turn.sin(), turn.cos(), *known], -1)
-        return torch.cat([(state["temperature"] - 20) / 5, shared], -1).float()
+        rooms = (state["temperature"] - 20) / 5
+        if self.per_room:
+            common = shared.unsqueeze(1).expand(-1, self.n, -1)
+            return torch.cat([rooms.unsqueeze(-1), common], -1).flatten(1).float()
+        return torch.cat([rooms, shared], -1).float()
+
+    def read(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rooms' temperatures in C, `[B, n]`, and what is common to all, `[B, 7]`."""
+        if self.per_room:
+            parts = obs.unflatten(-1, (self.n, -1))
+            return 20 + 5 * parts[..., 0], parts[:, 0, 1:]
+        return 20 + 5 * obs[:, : self.n], obs[:, self.n :]
 
     def frame(self, state: State) -> NDArray[np.uint8]:
         """Return the house under its sky: the rooms' temperatures, people, heaters that are on."""
@@ -215,9 +233,9 @@ def hysteresis(env: Thermostats, obs: Tensor) -> Tensor:
     The set point is one with people in the building and a lower one without. What it looks at
     besides the observations is the power of its heaters.
     """
-    people = obs[:, env.n + 4].unsqueeze(-1)
-    target = NOBODY_C + (PEOPLE_C - NOBODY_C) * people
-    missing = target - (20 + 5 * obs[:, : env.n])
+    temperature, common = env.read(obs)
+    target = NOBODY_C + (PEOPLE_C - NOBODY_C) * common[:, 4:5]
+    missing = target - temperature
     on = torch.where(missing.abs() < BAND_K / 2, env.state["power"] > 0, missing > 0)
     return on.long() * (env.stages - 1)
 
@@ -229,8 +247,8 @@ def thermostat(env: Thermostats, obs: Tensor) -> Tensor:
     heated by the morning is bought at the night tariff, is held while there are people, and falls
     back before they leave. A heater runs at the stage nearest to `GAIN` per K that is missing.
     """
-    temperature = 20 + 5 * obs[:, : env.n]
-    sin, cos = obs[:, env.n + 1 : env.n + 3].unbind(-1)
+    temperature, common = env.read(obs)
+    sin, cos = common[:, 1:3].unbind(-1)
     hour = torch.atan2(sin, cos) * 12 / pi
     climb = READY_C - RAMP_K_PER_HOUR * (READY_HOUR - hour).remainder(24)
     holds = (hour - READY_HOUR).remainder(24) < LET_GO_HOUR - READY_HOUR

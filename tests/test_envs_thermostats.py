@@ -137,6 +137,22 @@ def test_observations_by_hand() -> None:
         assert env.observe(env.state)[0, -4:].tolist() == known
 
 
+def test_room_by_room_it_is_the_same_building() -> None:
+    """Nothing but the order of the observations differs, and both rules read either."""
+    flat, rooms = Thermostats(3, n=5), Thermostats(3, n=5, per_room=True)
+    obs, parts = flat.reset(seed=0), rooms.reset(seed=0)
+    assert rooms.observation_space.shape == (5 * 8,)
+    for rule in (hysteresis, thermostat):
+        for _ in range(30):
+            split = parts.unflatten(-1, (5, 8))
+            assert split[..., 0].equal(obs[:, :5])
+            assert split[..., 1:].equal(obs[:, None, 5:].expand(-1, 5, -1))
+            assert rooms.observation_space.contains(parts[0].numpy())
+            action = rule(flat, obs)
+            assert rule(rooms, parts).equal(action)
+            obs, parts = flat.step(action).obs, rooms.step(action).obs
+
+
 def test_weather_keeps_its_spread_and_memory() -> None:
     env = Thermostats(4000, n=1)
     env.reset(seed=0)
