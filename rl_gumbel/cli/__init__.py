@@ -1,4 +1,4 @@
-"""The command `rl-gumbel`: `train`, `evaluate`, `list`.
+"""The command `rl-gumbel`: a verb each for training, measuring, drawing and listing.
 
 Importing this package imports neither torch nor Gymnasium, so that help and a refused command are
 immediate; a verb imports what it needs inside its function.
@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.evaluate import evaluate
 
         return evaluate(args)
+    if args.verb == "plot":
+        from rl_gumbel.cli.plot import plot
+
+        return plot(args)
     from rl_gumbel.cli.list import show_list
 
     return show_list(args.what)

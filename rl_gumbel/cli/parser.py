@@ -15,6 +15,7 @@ from rl_gumbel.cli.options import (
     one_of,
     read_option,
 )
+from rl_gumbel.cli.viewing import add_plot
 from rl_gumbel.config import load_config, suggest
 from rl_gumbel.config.reading import Place
 
@@ -137,6 +138,7 @@ def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argpar
     training = verbs.add_parser("train", help="train an agent", usage=usage)
     add_train(training, algo, show_all=show_all)
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
+    add_plot(verbs.add_parser("plot", help="draw runs over seeds"))
     listing = verbs.add_parser("list", help="show what there is")
     listing.add_argument("what", type=one_of(LISTS), choices=LISTS, help="what to list")
     return parser, dict(verbs.choices)

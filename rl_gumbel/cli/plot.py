@@ -1,0 +1,40 @@
+"""`rl-gumbel plot`: figures of runs over seeds."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+
+from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.plots.compare import compare
+from rl_gumbel.plots.read import find_runs, read_run
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Read the runs, write the figures, print their paths; return the exit code.
+
+    Raises:
+        UserError: for what is no run, or lacks the metric or the setting, or without matplotlib.
+        StorageError: for files that cannot be written.
+    """
+    need("matplotlib", "plot")
+    from rl_gumbel.plots.figures import draw_all
+
+    try:
+        runs = [read_run(path, args.metric) for path in find_runs(args.runs)]
+        comparison = compare(runs, args.by)
+        for name, drawing in draw_all(comparison, args.metric, args.statistic, args.threshold):
+            png, *_ = drawing.save(Path(args.out), name)
+            print(f"{png} (.svg, .csv): {len(runs)} runs, {len(comparison.methods)} groups")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise StorageError(f"--out: cannot write {error.filename}: {error.strerror}") from error
+    return 0
+
+
+def need(package: str, extra: str) -> None:
+    """Raise a `UserError` that names the extra if a package is missing."""
+    if find_spec(package) is None:
+        raise UserError(
+            f'the package {package!r} is not installed: pip install "rl-gumbel[{extra}]"'
+        )
