@@ -33,6 +33,10 @@ class DeviceReplaySamples(NamedTuple):
     """`[M, K, N]` bool: what could be chosen on `observations`; None if everything always."""
     next_action_masks: Tensor | None
     """`[M, K, N]` bool: the same on `next_observations`."""
+    weights: Tensor | None = None
+    """`[M, 1]` float32 in (0, 1]: importance weights; None where samples are uniform."""
+    positions: Tensor | None = None
+    """`[M]` int64, for `update_priorities`; None where samples are uniform."""
 
 
 class DeviceReplayBuffer(ReplayBuffer):
@@ -41,6 +45,12 @@ class DeviceReplayBuffer(ReplayBuffer):
     Samples are uniform, drawn by torch's generator of the device. The returns of `n_steps` are made
     when sampled: they stop where an episode ended, and at the newest transition, from where they
     bootstrap over fewer steps.
+
+    With a `priority_exponent` a transition is drawn in proportion to its priority, the size of its
+    TD error to that power (Schaul et al. 2016, arXiv 1511.05952, eq. 1), and until it has been
+    sampled to the greatest one there is (there the greatest there ever was). All priorities are
+    summed for each sample, on the device, where the paper descends a tree. `importance_exponent`,
+    beta of its section 3.4, may be set at any time.
 
     Args:
         buffer_size: transitions in all; each environment has `buffer_size // n_envs` rows.
@@ -52,9 +62,10 @@ class DeviceReplayBuffer(ReplayBuffer):
         n_steps: of the returns.
         gamma: their discount factor.
         has_masks: whether transitions come with action masks.
+        priority_exponent: alpha in [0, 1]; 0 draws uniformly.
 
     Raises:
-        ValueError: for `optimize_memory_usage`, or a size, `n_steps` or `gamma` out of range.
+        ValueError: for `optimize_memory_usage`, or a number out of range.
         MemoryError: if the device has less memory than `nbytes`.
     """
 
@@ -70,14 +81,16 @@ class DeviceReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 0.99,
         has_masks: bool = False,
+        priority_exponent: float = 0.0,
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage True is not supported by DeviceReplayBuffer")
         for name, value, least in (("buffer_size", buffer_size, n_envs), ("n_steps", n_steps, 1)):
             if value < least:
                 raise ValueError(f"{name} {value!r} of DeviceReplayBuffer must be >= {least}")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma {gamma!r} of DeviceReplayBuffer must be in [0, 1]")
+        for name, share in (("gamma", gamma), ("priority_exponent", priority_exponent)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} {share!r} of DeviceReplayBuffer must be in [0, 1]")
         self.store: dict[str, Tensor] = {}
         # Not ReplayBuffer's constructor, which would allocate in numpy.
         BaseBuffer.__init__(
@@ -89,6 +102,8 @@ class DeviceReplayBuffer(ReplayBuffer):
         self.n_steps = n_steps
         self.gamma = gamma
         self.has_masks = has_masks
+        self.priority_exponent = priority_exponent
+        self.importance_exponent = 1.0
         shapes = self._shapes()
         self._check_memory(shapes)
         for name, (shape, dtype) in shapes.items():
@@ -108,6 +123,8 @@ class DeviceReplayBuffer(ReplayBuffer):
         shapes["terminated"] = shapes["truncated"] = ((), torch.bool)
         if self.has_masks:
             shapes["mask"] = shapes["next_mask"] = ((num_factors, num_categories), torch.bool)
+        if self.priority_exponent:
+            shapes["priority"] = ((), torch.float32)
         return shapes
 
     def _check_memory(self, shapes: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
@@ -164,6 +181,9 @@ class DeviceReplayBuffer(ReplayBuffer):
         }
         if self.has_masks:
             row |= {"mask": action_mask, "next_mask": step.final_action_mask}
+        if self.priority_exponent:
+            most = self.store["priority"].amax()
+            row["priority"] = torch.where(most > 0, most, 1.0)  # nothing has been stored yet
         for name, tensor in self.store.items():
             tensor[self.pos].copy_(row[name])
         self.pos += 1
@@ -174,6 +194,8 @@ class DeviceReplayBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: None = None) -> DeviceReplaySamples:
         """Return `batch_size` transitions, drawn with replacement.
 
+        With priorities the batch has importance weights (N P)^-beta over the greatest of them.
+
         Raises:
             ValueError: if nothing is stored, or with a `VecNormalize` as `env`.
         """
@@ -181,8 +203,28 @@ class DeviceReplayBuffer(ReplayBuffer):
             raise ValueError("DeviceReplayBuffer does not normalise: env must be None")
         if self.size() == 0:
             raise ValueError("the replay buffer is empty")
-        positions = (self.size() * self.n_envs, (batch_size,))
-        return self._get_samples(torch.randint(*positions, device=self.device))
+        count = self.size() * self.n_envs
+        if not self.priority_exponent:
+            return self._get_samples(torch.randint(count, (batch_size,), device=self.device))
+        # In double precision, since small priorities would vanish in a sum of a million.
+        cumulative = self.store["priority"].flatten().double().cumsum(0)
+        draw = torch.rand(batch_size, dtype=cumulative.dtype, device=self.device) * cumulative[-1]
+        positions = torch.searchsorted(cumulative, draw, right=True).clamp_max(count - 1)
+        share = self._gather("priority", positions) / cumulative[-1]
+        weights = (count * share) ** -self.importance_exponent
+        weights = (weights / weights.amax()).float().unsqueeze(-1)
+        return self._get_samples(positions)._replace(weights=weights, positions=positions)
+
+    def update_priorities(self, positions: Tensor, errors: Tensor) -> None:
+        """Store the priorities of transitions at `positions` `[M]` with TD errors `[M]` >= 0."""
+        priority = (errors + 1e-6) ** self.priority_exponent  # so that none is lost for ever
+        self.store["priority"].view(-1).index_copy_(0, positions, priority)
+
+    def reset(self) -> None:
+        """Forget all transitions."""
+        super().reset()
+        if self.priority_exponent:
+            self.store["priority"].zero_()
 
     def _get_samples(self, first: Tensor, env: None = None) -> DeviceReplaySamples:  # type: ignore[override]
         """Return the transitions at flat positions `[M]`, row * B + environment."""

@@ -56,6 +56,7 @@ class EquivariantTorso(nn.Module):
         widths: P and the widths of the layers, the last of which is H.
         activation_fn: of every layer.
         use_layer_norm: normalise every layer.
+        dropout: probability of a hidden unit to be dropped in training.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class EquivariantTorso(nn.Module):
         widths: list[int],
         activation_fn: type[nn.Module],
         use_layer_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_members = num_members
@@ -73,6 +75,8 @@ class EquivariantTorso(nn.Module):
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
             layers.append(EquivariantLayer(num_members, num_parts, width_in, width_out))
+            if dropout:
+                layers.append(nn.Dropout(dropout))
             if use_layer_norm:
                 layers.append(EnsembleLayerNorm(num_members, width_out))
             layers.append(activation_fn())
@@ -153,6 +157,7 @@ class EquivariantCritic(nn.Module):
         n_critics: int = 2,
         layer_norm: bool = True,
         head: CategoricalHead | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if head is not None:
@@ -165,7 +170,7 @@ class EquivariantCritic(nn.Module):
         width = count_part(num_features, layout) + layout.num_categories
         widths = [width, *net_arch]
         self.torso = EquivariantTorso(
-            n_critics, layout.num_factors, widths, activation_fn, layer_norm
+            n_critics, layout.num_factors, widths, activation_fn, layer_norm, dropout
         )
         self.output = EnsembleLinear(n_critics, widths[-1], 1)
 
@@ -176,7 +181,7 @@ class EquivariantCritic(nn.Module):
         values: Tensor = self.output(hidden.mean(2))
         return values.squeeze(-1)
 
-    def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
-        """Return the `[B]` value that the actor climbs: the minimum over the ensemble."""
+    def actor_value(self, features: Tensor, one_hot: Tensor, use_mean: bool = False) -> Tensor:
+        """Return the `[B]` value that the actor climbs: the ensemble's minimum, or its mean."""
         values: Tensor = self(features, one_hot)
-        return values.amin(0)
+        return values.mean(0) if use_mean else values.amin(0)

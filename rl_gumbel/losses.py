@@ -1,7 +1,7 @@
 """Pure functions from distributions and values to what an optimiser climbs or descends."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,18 +25,44 @@ def soft_bellman_target(
     return reward + (1 - terminated) * discount * next_value
 
 
-def critic_loss(values: Tensor, target: Tensor) -> Tensor:
-    """Return half the squared error of `[E, B]` values, the mean over B and the sum over E."""
-    return 0.5 * (values - target).square().mean(-1).sum()
+def aggregate(values: Tensor, aggregation: str) -> Tensor:
+    """Return the `[B]` value of a target from the `[E, B]` values of an ensemble.
+
+    Their `min`, their `mean`, or, for `subset_M`, the minimum over M members that are drawn at each
+    call (REDQ: Chen et al. 2021, arXiv 2101.05982, algorithm 1).
+    """
+    if aggregation == "mean":
+        return values.mean(0)
+    if aggregation.startswith("subset_"):
+        size = int(aggregation.removeprefix("subset_"))
+        members = torch.rand(len(values), device=values.device).topk(size).indices
+        values = values.index_select(0, members)
+    return values.amin(0)
 
 
-def categorical_critic_loss(logits: Tensor, target: Tensor, centers: Tensor) -> Tensor:
+def critic_loss(values: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return half the squared error of `[E, B]` values, the mean over B and the sum over E.
+
+    `weights` `[B]` multiply the errors of rows that are sampled more or less often than others.
+    """
+    return _weigh(0.5 * (values - target).square(), weights)
+
+
+def categorical_critic_loss(
+    logits: Tensor, target: Tensor, centers: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Return the cross-entropy of `[E, B, bins]` logits to the HL-Gauss histogram of `[B]` targets.
 
     Farebrother et al. 2024 (arXiv 2403.03950), eq. 2; the mean over B and the sum over E, in nats.
+    `weights` `[B]` as in `critic_loss`.
     """
     probs = hl_gauss(target, centers)
-    return -(probs * logits.log_softmax(-1)).sum(-1).mean(-1).sum()
+    return _weigh(-(probs * logits.log_softmax(-1)).sum(-1), weights)
+
+
+def _weigh(errors: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean over B of `[E, B]` errors, weighted, and the sum over E."""
+    return (errors if weights is None else weights * errors).mean(-1).sum()
 
 
 def lambda_returns(
@@ -206,10 +232,3 @@ def local_expectation_value(
     values = values.permute(2, 0, 1)  # [B, K, N]
     expected = (distribution.probs * values).sum((-2, -1))
     return replace_gradient((sampled * values).sum((-2, -1)) / num_factors, expected)
-
-
-def cosine(left: Iterable[Tensor], right: Iterable[Tensor]) -> Tensor:
-    """Return the scalar cosine of two gradients, each given as a list of tensors."""
-    a = torch.cat([tensor.flatten() for tensor in left])
-    b = torch.cat([tensor.flatten() for tensor in right])
-    return torch.nn.functional.cosine_similarity(a, b, dim=0)

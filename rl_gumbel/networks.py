@@ -165,11 +165,14 @@ def hidden_layers(
     widths: list[int],
     activation_fn: type[nn.Module],
     use_layer_norm: bool,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """Return the hidden layers of E perceptrons, `[E, B, widths[0]]` to `[E, B, widths[-1]]`."""
     layers: list[nn.Module] = []
     for width_in, width_out in itertools.pairwise(widths):
         layers.append(EnsembleLinear(num_members, width_in, width_out))
+        if dropout:
+            layers.append(nn.Dropout(dropout))
         if use_layer_norm:
             layers.append(EnsembleLayerNorm(num_members, width_out))
         layers.append(activation_fn())
@@ -207,6 +210,7 @@ class ConcatCritic(nn.Module):
         layer_norm: bool = True,
         action_layer: str = "last",
         head: CategoricalHead | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if action_layer not in ACTION_LAYERS:
@@ -218,10 +222,10 @@ class ConcatCritic(nn.Module):
         if action_layer == "first":
             before, behind = [], net_arch
         widths = [num_features, *before]
-        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
+        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm, dropout)
         joined = [widths[-1] + layout.num_flat, *behind]
         normalise_tail = layer_norm and action_layer == "first"
-        self.tail = hidden_layers(n_critics, joined, activation_fn, normalise_tail)
+        self.tail = hidden_layers(n_critics, joined, activation_fn, normalise_tail, dropout)
         self.output = EnsembleLinear(n_critics, joined[-1], head.num_bins if head else 1)
         if head is not None:
             head.start_at_zero(self.output)
@@ -238,10 +242,10 @@ class ConcatCritic(nn.Module):
         output: Tensor = self.output(self.tail(torch.cat([hidden, action], -1)))
         return output
 
-    def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
-        """Return the `[B]` value that the actor climbs: the minimum over the ensemble."""
+    def actor_value(self, features: Tensor, one_hot: Tensor, use_mean: bool = False) -> Tensor:
+        """Return the `[B]` value that the actor climbs: the ensemble's minimum, or its mean."""
         values: Tensor = self(features, one_hot)
-        return values.amin(0)
+        return values.mean(0) if use_mean else values.amin(0)
 
 
 class MultilinearCritic(nn.Module):
@@ -269,6 +273,7 @@ class MultilinearCritic(nn.Module):
         layer_norm: bool = True,
         rank: int = 8,
         head: CategoricalHead | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if head is not None and layout.num_factors > 1:
@@ -284,7 +289,7 @@ class MultilinearCritic(nn.Module):
         if head is not None:
             width_out = layout.num_flat * head.num_bins
         widths = [num_features, *net_arch]
-        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm)
+        self.trunk = hidden_layers(n_critics, widths, activation_fn, layer_norm, dropout)
         self.output = EnsembleLinear(n_critics, widths[-1], width_out)
         if head is not None:
             head.start_at_zero(self.output)
@@ -297,14 +302,14 @@ class MultilinearCritic(nn.Module):
         """
         return self._contract(self._coefficients(features), one_hot)
 
-    def actor_value(self, features: Tensor, one_hot: Tensor) -> Tensor:
+    def actor_value(self, features: Tensor, one_hot: Tensor, use_mean: bool = False) -> Tensor:
         """Return the `[B]` value that the actor climbs, linear in each factor.
 
         A minimum over the ensemble would break the linearity: for one factor it is taken of the
         Q-vectors before the product, for several the ensemble's mean is used instead.
         """
         coefficients = self._coefficients(features)
-        if self.layout.num_factors == 1:
+        if self.layout.num_factors == 1 and not use_mean:
             return self._contract(coefficients.amin(0), one_hot)
         return self._contract(coefficients, one_hot).mean(0)
 

@@ -305,3 +305,92 @@ def test_settings_out_of_range_are_refused(kwargs, message):
 def test_a_normaliser_is_refused():
     with pytest.raises(ValueError, match="DeviceReplayBuffer does not normalise"):
         numbered(5, 5).sample(2, env=object())
+
+
+# --- priorities -------------------------------------------------------------------------------
+
+
+def prioritised(errors: list[float], exponent: float = 1.0, rows: int = 4) -> DeviceReplayBuffer:
+    """One environment whose reward is the number of the step; each step has its error."""
+    buffer = DeviceReplayBuffer(rows, PLANE, FACTORED, "cpu", priority_exponent=exponent)
+    for number in range(len(errors)):
+        step = make_step(torch.zeros(1, 3), [float(number)], [False], [False], None)
+        buffer.add(torch.zeros(1, 3), torch.tensor([[0, 4]]), step)
+    buffer.update_priorities(torch.arange(len(errors)), torch.tensor(errors))
+    return buffer
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5])
+def test_samples_are_in_proportion_to_the_errors(exponent):
+    """Errors 1, 4, 0, 9; to the power of one half 1, 2, 0, 3. Within five sigma."""
+    torch.manual_seed(0)
+    batch = prioritised([1.0, 4.0, 0.0, 9.0], exponent).sample(20_000)
+    powers = torch.tensor([1.0, 4.0, 0.0, 9.0]) ** exponent
+    share = powers / powers.sum()
+    counts = torch.bincount(batch.rewards.long().flatten(), minlength=4)
+    spread = (20_000 * share * (1 - share)).sqrt()
+    assert ((counts - 20_000 * share).abs() < 5 * spread + 10).all()
+    assert torch.equal(batch.positions, batch.rewards.long().flatten())
+
+
+def test_importance_weights_by_hand():
+    """(N P)^-beta: with P = 1/10, 4/10, 5/10 of N = 3, over the greatest, that of the first."""
+    buffer = prioritised([1.0, 4.0, 5.0])
+    buffer.importance_exponent = 0.5
+    torch.manual_seed(0)
+    batch = buffer.sample(200)
+    expected = torch.tensor([1.0, 4.0**-0.5, 5.0**-0.5])
+    torch.testing.assert_close(batch.weights.squeeze(-1), expected[batch.positions])
+    assert set(batch.positions.tolist()) == {0, 1, 2}
+
+
+def test_a_new_transition_has_the_greatest_priority_there_is():
+    buffer = DeviceReplayBuffer(6, PLANE, FACTORED, "cpu", 2, priority_exponent=0.5)
+    step = make_step(torch.zeros(2, 3), [0.0, 0.0], [False] * 2, [False] * 2, None)
+    arguments = (torch.zeros(2, 3), torch.tensor([[0, 4], [0, 4]]), step)
+    buffer.add(*arguments)
+    assert buffer.store["priority"][0].tolist() == [1, 1]  # there was none
+    buffer.update_priorities(torch.tensor([0, 1]), torch.tensor([4.0, 16.0]))
+    buffer.add(*arguments)
+    torch.testing.assert_close(buffer.store["priority"][:2], torch.tensor([[2.0, 4.0], [4.0, 4.0]]))
+
+
+def test_nothing_that_was_never_stored_is_drawn():
+    """Two of eight rows, and after a reset one."""
+    buffer = prioritised([1.0, 1.0], rows=8)
+    assert set(buffer.sample(500).positions.tolist()) == {0, 1}
+    buffer.reset()
+    step = make_step(torch.zeros(1, 3), [7.0], [False], [False], None)
+    buffer.add(torch.zeros(1, 3), torch.tensor([[0, 4]]), step)
+    assert set(buffer.sample(500).rewards.flatten().tolist()) == {7.0}
+
+
+def test_a_small_priority_counts_in_a_large_sum():
+    """A float32 sum of 2^24 does not grow by 1/2."""
+    buffer = prioritised([2.0**25, 1.0, 0.0])
+    buffer.store["priority"][2] = 2.0**24
+    cumulative = buffer.store["priority"].flatten().double().cumsum(0)
+    assert cumulative[1] > cumulative[0]
+    torch.manual_seed(0)
+    counts = torch.bincount(buffer.sample(30_000).positions, minlength=3)
+    assert abs(counts[2] - 10_000) < 5 * math.sqrt(30_000 * 2 / 9)
+
+
+def test_priorities_are_part_of_the_memory_and_of_a_pickle():
+    sizes = (1001, PLANE, FACTORED, "cpu", 10)
+    plain = DeviceReplayBuffer(*sizes)
+    buffer = DeviceReplayBuffer(*sizes, priority_exponent=0.6)
+    assert buffer.nbytes == plain.nbytes + 1000 * 4
+    copy = pickle.loads(pickle.dumps(prioritised([1.0, 4.0, 9.0])))
+    torch.testing.assert_close(copy.store["priority"].flatten()[:3], torch.tensor([1.0, 4.0, 9.0]))
+
+
+def test_uniform_samples_have_no_weights():
+    batch = numbered(5, 5).sample(3)
+    assert batch.weights is None
+    assert batch.positions is None
+
+
+def test_a_priority_exponent_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"priority_exponent 1\.5 of DeviceReplayBuffer must be"):
+        DeviceReplayBuffer(4, PLANE, FACTORED, "cpu", priority_exponent=1.5)

@@ -12,9 +12,9 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.losses import (
+    aggregate,
     categorical_critic_loss,
     clipped_surrogate,
-    cosine,
     critic_loss,
     exact_value,
     explained_variance,
@@ -215,14 +215,6 @@ def test_a_multiplier_grows_where_its_constraint_is_violated():
     assert for_slack is None
 
 
-def test_cosine_by_hand():
-    """Over all tensors together: (3 * 1 + 4 * 0) / (5 * 1)."""
-    left = [torch.tensor([[3.0]]), torch.tensor([4.0])]
-    right = [torch.tensor([[1.0]]), torch.tensor([0.0])]
-    assert cosine(left, right).item() == pytest.approx(0.6)
-    assert cosine(left, [-2 * part for part in left]).item() == pytest.approx(-1)
-
-
 def test_joint_one_hots_are_every_joint_action_once():
     layout = make_layout((2, 3))
     index = joint_one_hots(layout, CPU).argmax(-1)
@@ -391,3 +383,35 @@ def test_the_return_of_a_window_by_hand(is_termination):
     if not is_termination:
         expected = expected + torch.tensor([0.0, 0.25 * 200, 0.5 * 100 + 0.25 * 300, 25.0])
     torch.testing.assert_close(found, expected)
+
+
+# --- ensembles --------------------------------------------------------------------------------
+
+MEMBERS = torch.tensor([[0.0, 5.0], [1.0, 4.0], [2.0, 3.0]])
+"""`[E, B]`."""
+
+
+@pytest.mark.parametrize(("aggregation", "expected"), [("min", [0, 3]), ("mean", [1, 4])])
+def test_an_ensemble_is_its_minimum_or_mean(aggregation, expected):
+    assert aggregate(MEMBERS, aggregation).tolist() == expected
+
+
+def test_a_subset_is_drawn_at_each_call_and_the_same_for_every_row():
+    """Of three pairs two hold the first member: its value is the minimum in 2 of 3 draws."""
+    torch.manual_seed(0)
+    draws = [tuple(aggregate(MEMBERS, "subset_2").tolist()) for _ in range(3000)]
+    assert set(draws) == {(0, 4), (0, 3), (1, 3)}
+    for pair in set(draws):
+        assert abs(draws.count(pair) - 1000) < 5 * math.sqrt(3000 * 2 / 9)
+
+
+def test_weights_multiply_the_errors_of_their_rows():
+    """(1/2) (0.5 * 4 + 1 * 1) / 2 for the first critic, nothing for the second."""
+    values = torch.tensor([[2.0, 1.0], [0.0, 0.0]])
+    loss = critic_loss(values, torch.zeros(2), torch.tensor([0.5, 1.0]))
+    assert loss.item() == pytest.approx(0.75)
+    logits, target = torch.randn(2, 2, 5), torch.tensor([0.3, -1.0])
+    centers = torch.linspace(-2, 2, 5)
+    both = categorical_critic_loss(logits, target, centers, torch.tensor([2.0, 0.0]))
+    first = categorical_critic_loss(logits[:, :1], target[:1], centers)
+    torch.testing.assert_close(both, first)

@@ -427,7 +427,7 @@ def test_observations_are_normalised_by_the_statistics_of_earlier_rollouts():
 def test_the_cosine_of_an_exact_gradient_is_one(kwargs, is_one):
     """Of one factor; of a noisy, biased one it is not."""
     model = filled(SPACES["discrete"], **kwargs)
-    cosine = model.probe_cosine(a_batch(model), 1.0)["estimator/cosine"].item()
+    cosine = model.probe_estimator(a_batch(model), 1.0)["estimator/cosine"].item()
     assert (cosine > 0.9999) == is_one
     assert -1 <= cosine <= 1 + 1e-5
 

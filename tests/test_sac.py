@@ -399,20 +399,20 @@ def test_a_space_of_one_action_trains():
 )
 def test_cosine_of_an_exact_estimator_is_one(space, kwargs):
     model = filled(space, **kwargs)
-    cosine = model.probe_cosine(batch_of(model).observations, 1.0)["estimator/cosine"]
+    cosine = model.probe_estimator(batch_of(model).observations, 1.0)["estimator/cosine"]
     assert cosine.item() == pytest.approx(1, abs=1e-5)
 
 
 def test_cosine_of_a_noisy_estimator_is_not_one():
     model = filled()
-    cosine = model.probe_cosine(batch_of(model).observations, 1.0)["estimator/cosine"].item()
+    cosine = model.probe_estimator(batch_of(model).observations, 1.0)["estimator/cosine"].item()
     assert -1 <= cosine < 0.999
 
 
 def test_cosine_probe_changes_no_weights():
     model = filled()
     before = vector(model.actor), vector(model.critic)
-    model.probe_cosine(batch_of(model).observations, 1.0)
+    model.probe_estimator(batch_of(model).observations, 1.0)
     assert torch.equal(vector(model.actor), before[0])
     assert torch.equal(vector(model.critic), before[1])
 
@@ -511,7 +511,7 @@ def test_updates_never_wait_for_the_device(space, critic, actor_gradient):
         model.update_critic(batch)
         model.update_actor(batch.observations, 1.0)
         if actor_gradient == "estimator":
-            model.probe_cosine(batch.observations, 1.0)
+            model.probe_estimator(batch.observations, 1.0)
     assert reads.seen == []
 
 

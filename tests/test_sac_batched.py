@@ -318,7 +318,7 @@ def test_the_cosine_is_measured_under_the_masks():
 
     model = filled(Line(4), critic="multilinear", estimator="straight_through")
     batch = model.replay_buffer.sample(64)
-    cosine = model.probe_cosine(batch.observations, 1.0, batch.action_masks)["estimator/cosine"]
+    cosine = model.probe_estimator(batch.observations, 1.0, batch.action_masks)["estimator/cosine"]
     assert cosine.item() == pytest.approx(1, abs=1e-5)
 
 
@@ -593,13 +593,25 @@ def test_sb3_checkpoints_with_the_replay(tmp_path):
 
 # --- no host reads ----------------------------------------------------------------------------
 
+MORE = [
+    {"policy_kwargs": SMALL},
+    {
+        "n_steps": 3,
+        "priority_exponent": 0.6,
+        "aggregation": "subset_2",
+        "reset_interval": 2,
+        "policy_kwargs": {**SMALL, "n_critics": 3, "dropout": 0.1},
+    },
+]
+"""The defaults, and everything that may be added."""
+
 
 @EVERY_CRITIC
 @EVERY_GRADIENT
-@pytest.mark.parametrize("n_steps", [1, 3])
-def test_collect_and_update_never_wait_for_the_device(critic, actor_gradient, n_steps):
-    """On the CPU with fused Adam, everything on: masks, clipping, the cosine probe."""
-    settings = {"critic": critic, "actor_gradient": actor_gradient, "n_steps": n_steps}
+@pytest.mark.parametrize("more", MORE)
+def test_collect_and_update_never_wait_for_the_device(critic, actor_gradient, more):
+    """On the CPU with fused Adam, everything on: masks, clipping, the probe of the gradient."""
+    settings = {"critic": critic, "actor_gradient": actor_gradient, **more}
     model = filled(cosine_interval=1, max_grad_norm=1.0, **settings)
     assert model.ent_coef_optimizer.param_groups[0]["fused"]
     model.train(1, 16)  # what is made once may be made here
@@ -612,18 +624,18 @@ def test_collect_and_update_never_wait_for_the_device(critic, actor_gradient, n_
 
 @EVERY_CRITIC
 @EVERY_GRADIENT
+@pytest.mark.parametrize("more", MORE)
 @pytest.mark.parametrize("env", [Gates, CartPole])
-def test_a_whole_iteration_runs_on_meta(critic, actor_gradient, env):
+def test_a_whole_iteration_runs_on_meta(critic, actor_gradient, env, more):
     """A host read, or an operation of two devices, raises there. Adam is plain."""
     model = build(
         env(4, device="meta"),
         device="meta",
         critic=critic,
         actor_gradient=actor_gradient,
-        policy_kwargs={**SMALL, "optimizer_kwargs": {}},
-        n_steps=3,
         cosine_interval=1,
         max_grad_norm=1.0,
+        **more | {"policy_kwargs": {**more["policy_kwargs"], "optimizer_kwargs": {}}},
     )
     model._obs = model.batched.reset()
     for learning_starts in (10**9, 0, 0):

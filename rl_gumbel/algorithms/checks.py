@@ -1,6 +1,7 @@
 """Checks of settings that algorithms share; each error names the setting, its value, the range."""
 
 import math
+import re
 from typing import Any
 
 
@@ -27,8 +28,20 @@ def check_at_least(algorithm: object, **least: int) -> None:
             raise ValueError(f"{name} {value!r} must be >= {number}")
 
 
+def check_aggregation(aggregation: str, n_critics: int) -> None:
+    """Raise a `ValueError` for what `rl_gumbel.losses.aggregate` cannot do with so many critics."""
+    match = re.fullmatch(r"min|mean|subset_([1-9]\d*)", aggregation)
+    if match is None or int(match[1] or 1) > n_critics:
+        raise ValueError(
+            f"aggregation {aggregation!r} must be 'min', 'mean' or 'subset_M' with M from 1 to "
+            f"n_critics, which is {n_critics}"
+        )
+
+
 def join_policy_kwargs(policy_kwargs: dict[str, Any] | None, **settings: Any) -> dict[str, Any]:
     """Return both together: these settings travel with the policy, which SB3 saves and rebuilds.
+
+    None is left out, being the policy's default.
 
     Raises:
         ValueError: for a setting that `policy_kwargs` has with another value.
@@ -40,4 +53,4 @@ def join_policy_kwargs(policy_kwargs: dict[str, Any] | None, **settings: Any) ->
                 f"policy_kwargs {name} {policy_kwargs[name]!r} would be ignored: pass it as the "
                 f"argument {name}, which is {value!r}"
             )
-    return {**policy_kwargs, **settings}
+    return policy_kwargs | {name: value for name, value in settings.items() if value is not None}

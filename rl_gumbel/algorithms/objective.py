@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torch.utils._pytree import tree_map
 
 from rl_gumbel.actions import ActionLayout
@@ -12,7 +13,6 @@ from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.losses import (
     MAX_JOINT_ACTIONS,
-    cosine,
     exact_value,
     joint_one_hots,
     local_expectation_value,
@@ -24,7 +24,9 @@ from rl_gumbel.types import Obs
 
 ACTOR_GRADIENTS = ("estimator", "exact", "local_expectation")
 PROBE_BATCH_SIZE = 64
-"""States in which the cosine is measured."""
+"""States in which cosine and variance are measured."""
+PROBE_DRAWS = 8
+"""Gradients that they are measured from."""
 
 
 class ActorObjective:
@@ -37,6 +39,8 @@ class ActorObjective:
         estimator: a name in `ESTIMATORS`.
         temperature: of the estimator: a number, a schedule or its mapping; None is its default.
         estimator_kwargs: options of the estimator.
+        aggregation: of the critic's ensemble: with `min` the actor climbs its minimum (or what a
+            multilinear critic has for it), else its mean.
 
     Raises:
         ValueError: for what is unknown, out of range or would be ignored.
@@ -51,6 +55,7 @@ class ActorObjective:
         estimator: str,
         temperature: float | dict[str, Any] | Schedule | None,
         estimator_kwargs: dict[str, float],
+        aggregation: str = "min",
     ) -> None:
         check_estimator(estimator, options=estimator_kwargs)
         if actor_gradient not in ACTOR_GRADIENTS:
@@ -71,6 +76,7 @@ class ActorObjective:
         self.actor_gradient = actor_gradient
         self.estimator = estimator
         self.estimator_kwargs = estimator_kwargs
+        self.use_mean = aggregation != "min"
         self.temperature: Callable[[float], float] = make_schedule(
             ESTIMATORS[estimator].default_temperature if temperature is None else temperature
         )
@@ -111,7 +117,8 @@ class ActorObjective:
 
         def values(one_hot: Tensor) -> Tensor:
             rows = features.expand(one_hot.shape[0], -1, -1).flatten(0, 1)
-            return network.actor_value(rows, one_hot.flatten(0, 1)).unflatten(0, one_hot.shape[:2])
+            flat = network.actor_value(rows, one_hot.flatten(0, 1), self.use_mean)
+            return flat.unflatten(0, one_hot.shape[:2])
 
         kind = actor_gradient or self.actor_gradient
         if kind == "exact":
@@ -120,25 +127,29 @@ class ActorObjective:
         if kind == "local_expectation":
             return local_expectation_value(policy, policy.sample(), self.layout, values)
         sample = policy.rsample(self.estimator, temperature=temperature, **self.estimator_kwargs)
-        return network.actor_value(features, sample.one_hot)
+        return network.actor_value(features, sample.one_hot, self.use_mean)
 
-    def is_cosine_due(self, num_updates: int, interval: int) -> bool:
-        """Return whether to measure the cosine after so many updates; an interval of 0 never does.
+    def is_probe_due(self, num_updates: int, interval: int) -> bool:
+        """Return whether to measure the estimator after so many updates; 0 never does.
 
         There must be an enumerated gradient to compare this one with.
         """
         has_other = self.joint is not None and self.actor_gradient != "exact"
         return has_other and interval > 0 and num_updates % interval == 0
 
-    def cosine(
+    def probe(
         self,
         actor: FactoredActor,
         critic: FactoredCritic,
         obs: Obs,
         mask: Tensor | None,
         temperature: float | Tensor,
-    ) -> Tensor:
-        """Return the scalar cosine of this gradient and the enumerated one, on the actor's weights.
+    ) -> dict[str, Tensor]:
+        """Return cosine and variance of this gradient against the enumerated one, by logged name.
+
+        On the actor's weights, from `PROBE_DRAWS` draws of the gradient: the mean of their cosines,
+        and the mean squared distance from their mean, unbiased, in units of the squared norm of the
+        enumerated gradient. A dropout of the critic rests meanwhile.
 
         Args:
             actor: of observations and mask.
@@ -150,13 +161,24 @@ class ActorObjective:
         obs = tree_map(lambda part: part[:PROBE_BATCH_SIZE], obs)
         policy = actor(obs, None if mask is None else mask[:PROBE_BATCH_SIZE])
         parameters = [p for p in actor.parameters() if p.requires_grad]
-        gradients = []
-        for kind in (self.actor_gradient, "exact"):
+
+        def gradient(kind: str) -> Tensor:
             value = self.value(policy, critic, obs, temperature, kind).mean()
-            gradients.append(
-                torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
+            parts = torch.autograd.grad(
+                value, parameters, retain_graph=True, materialize_grads=True
             )
-        return cosine(*gradients)
+            return torch.cat([part.flatten() for part in parts])
+
+        was_training = critic.training
+        critic.set_training_mode(False)
+        exact = gradient("exact")
+        draws = torch.stack([gradient(self.actor_gradient) for _ in range(PROBE_DRAWS)])
+        critic.set_training_mode(was_training)
+        return {
+            "estimator/cosine": cosine_similarity(draws, exact, dim=-1).mean(),
+            # Where there is nothing to climb both are zero, and so is the ratio.
+            "estimator/variance": draws.var(0).sum() / exact.square().sum().clamp_min(1e-30),
+        }
 
     def policy_action(self, policy: FactoredCategorical, critic: FactoredCritic) -> Tensor:
         """Return `[B, K, N]` actions at which the critic tells the value of the policy.

@@ -32,9 +32,10 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     """SB3's `OffPolicyAlgorithm`; what it collects from a `BatchedEnv` never leaves the device.
 
     An environment of SB3 or Gymnasium with action masks, by `action_masks()` or in its infos, is
-    adapted to one, since SB3's replay has no place for masks. Any other, also a `BatchedEnv` under
-    a wrapper of SB3, takes SB3's own way, with its buffers. The policy of a subclass has
-    `act(obs, mask)`, which returns sampled categories `[B, K]`.
+    adapted to one, since SB3's replay has no place for masks, and so is any with priorities in the
+    replay. Any other, also a `BatchedEnv` under a wrapper of SB3, takes SB3's own way, with its
+    buffers. The policy of a subclass has `act(obs, mask)`, which returns sampled categories
+    `[B, K]`.
 
     Logs are written as in SB3 after each `log_interval` episodes, but no more often than every
     `EPISODES_INTERVAL` steps.
@@ -44,6 +45,8 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     compile: bool
     """Whether acting, the steps of a `TorchEnv`, and what else the subclass says, is compiled."""
 
+    priority_exponent: float = 0.0
+    """Of the replay; see `DeviceReplayBuffer`."""
     _adapts: bool = False
     """Whether an environment that is not a `BatchedEnv` is adapted to one."""
 
@@ -53,21 +56,22 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         return self._adapts or isinstance(self.env, SB3VecEnv)
 
     def _must_adapt(self) -> bool:
-        """Return whether the environment has something that SB3's own way would lose.
+        """Return whether there is something that SB3's own way has no place for.
 
         Raises:
-            ValueError: for masks under `VecNormalize`, whose statistics move after a step is kept.
+            ValueError: if so under `VecNormalize`, whose statistics move after a step is kept.
         """
         if self.env is None or isinstance(self.env, SB3VecEnv):
             return False
         infos = self.env.unwrapped.reset_infos  # empty before the first reset
         masked = "action_mask" in infos[0] or self.env.has_attr("action_masks")
-        if masked and self._vec_normalize_env is not None:
+        if (masked or self.priority_exponent) and self._vec_normalize_env is not None:
+            what = "the action masks of the environment" if masked else "priority_exponent"
             raise ValueError(
-                "the action masks of the environment would be ignored under VecNormalize; pass it "
-                "without, and normalise observations in the environment"
+                f"{what} would be ignored under VecNormalize; pass the environment without, and "
+                f"normalise observations in it"
             )
-        return masked
+        return masked or self.priority_exponent > 0
 
     def _setup_model(self) -> None:
         self._adapts = self._must_adapt()
@@ -100,6 +104,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
             n_steps=self.n_steps,
             gamma=self.gamma,
             has_masks=self.batched.masked,
+            priority_exponent=self.priority_exponent,
         )
 
     def _check_train_freq(self) -> None:

@@ -277,8 +277,8 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         for _ in range(self.n_epochs):
             for batch in self.minibatches(samples):
                 metrics.append(self.update_critic(batch))
-                if self.objective.is_cosine_due(self._n_updates, self.cosine_interval):
-                    metrics.append(self.probe_cosine(batch, temperature))
+                if self.objective.is_probe_due(self._n_updates, self.cosine_interval):
+                    metrics.append(self.probe_estimator(batch, temperature))
                 metrics.append(self.update_actor(batch, temperature))
                 self._n_updates += 1
         if self.policy.normalizer is not None:  # after the update, which needs the old statistics
@@ -412,11 +412,10 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         loss.backward()
         self.multiplier_optimizer.step()
 
-    def probe_cosine(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
-        """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
+    def probe_estimator(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
+        """Return how near the actor's gradient is to the enumerated one, and how noisy."""
         actor, critic = self.policy.actor, self.policy.critic
-        value = self.objective.cosine(actor, critic, batch.obs, batch.mask, temperature)
-        return {"estimator/cosine": value}
+        return self.objective.probe(actor, critic, batch.obs, batch.mask, temperature)
 
     def learn(
         self,

@@ -1,5 +1,6 @@
 """GumbelSAC: soft actor-critic whose actor gradient flows through one-hot action and critic."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,15 +18,26 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
-from rl_gumbel.algorithms.checks import check_at_least, check_positive, join_policy_kwargs
+from rl_gumbel.algorithms.checks import (
+    check_aggregation,
+    check_at_least,
+    check_positive,
+    check_unit_interval,
+    join_policy_kwargs,
+)
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
 from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient
-from rl_gumbel.buffers import DeviceReplaySamples
+from rl_gumbel.buffers import DeviceReplayBuffer, DeviceReplaySamples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import Means
-from rl_gumbel.losses import critic_loss, soft_bellman_target
+from rl_gumbel.losses import (
+    aggregate,
+    categorical_critic_loss,
+    critic_loss,
+    soft_bellman_target,
+)
 from rl_gumbel.policies.factored import (
     FactoredCnnPolicy,
     FactoredCritic,
@@ -55,6 +67,13 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         estimator_kwargs: options of the estimator, e.g. `{"num_samples": 10}` of `gumbel_rao`.
         critic: `concat`, a perceptron on [features, one_hot], or `multilinear`, linear in each
             factor's one-hot.
+        aggregation: of the ensemble of `n_critics` in the target: `min`, `mean`, or `subset_M`, the
+            minimum over M of them drawn at each update (REDQ: 10 critics, `subset_2`). The actor
+            climbs their minimum with `min`, else their mean; through a multilinear critic of
+            several factors always the mean, which leaves it linear.
+        num_bins: of the critics' distribution over returns (HL-Gauss); None makes their value one
+            number. Refused for a multilinear critic of several factors; see `GumbelREPPO`.
+        value_range: scaled returns at the outermost bins; None is -10 to 10.
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
         ent_coef: entropy coefficient, 0 for none; `auto` learns it, `auto_0.1` starting at 0.1.
@@ -62,9 +81,16 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             mask leaves fewer actions it is lower, in proportion to the maximum that they leave.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
         reward_scale: factor on the rewards when they are sampled; logged returns stay raw.
+        priority_exponent: alpha of a prioritised replay, in [0, 1]; 0 samples uniformly. See
+            `DeviceReplayBuffer`, which is then the replay of any environment.
+        importance_exponent: beta of its importance weights, which rises from here to 1.
+        reset_interval: gradient steps between two restarts of all networks and optimisers, the
+            replay being kept (Nikishin et al. 2022, arXiv 2205.07802); 0 makes none. For many
+            gradient steps with each step of the environment; `layer_norm` and `dropout` in
+            `policy_kwargs` are milder means.
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
-        cosine_interval: gradient steps between two measurements of `estimator/cosine`, which are
-            made where enumeration is affordable; 0 makes none.
+        cosine_interval: gradient steps between two measurements of `estimator/cosine` and
+            `estimator/variance`, made where enumeration is affordable; 0 makes none.
         compile: compile the losses and their gradients by `torch.compile`, and with a `BatchedEnv`
             acting and its steps; where that fails a warning says why and training goes on without.
 
@@ -105,12 +131,18 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         temperature: float | dict[str, Any] | Schedule | None = None,
         estimator_kwargs: dict[str, float] | None = None,
         critic: str = "concat",
+        aggregation: str = "min",
+        num_bins: int | None = None,
+        value_range: Sequence[float] | None = None,
         actor_gradient: str = "estimator",
         ent_coef: str | float = "auto_0.02",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
         target_entropy_fraction: float = 0.5,
         reward_scale: float = 1.0,
+        priority_exponent: float = 0.0,
+        importance_exponent: float = 0.4,
+        reset_interval: int = 0,
         max_grad_norm: float | None = None,
         cosine_interval: int = 1000,
         compile: bool = False,
@@ -137,7 +169,9 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             replay_buffer_kwargs=replay_buffer_kwargs,
             optimize_memory_usage=optimize_memory_usage,
             n_steps=n_steps,
-            policy_kwargs=join_policy_kwargs(policy_kwargs, critic=critic),
+            policy_kwargs=join_policy_kwargs(
+                policy_kwargs, critic=critic, num_bins=num_bins, value_range=value_range
+            ),
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
@@ -149,12 +183,18 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self.estimator = estimator
         self.temperature = temperature
         self.estimator_kwargs = estimator_kwargs or {}
+        self.aggregation = aggregation
+        self.num_bins = num_bins
+        self.value_range = value_range
         self.actor_gradient = actor_gradient
         self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy = target_entropy
         self.target_entropy_fraction = target_entropy_fraction
         self.reward_scale = reward_scale
+        self.priority_exponent = priority_exponent
+        self.importance_exponent = importance_exponent
+        self.reset_interval = reset_interval
         self.max_grad_norm = max_grad_norm
         self.cosine_interval = cosine_interval
         self.compile = compile
@@ -168,7 +208,13 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored, before anything is built."""
         check_positive(self, "reward_scale", "max_grad_norm")
-        check_at_least(self, target_update_interval=1, cosine_interval=0)
+        check_at_least(self, target_update_interval=1, cosine_interval=0, reset_interval=0)
+        check_unit_interval(self, "priority_exponent", "importance_exponent")
+        if self.priority_exponent == 0 and self.importance_exponent != 0.4:
+            raise ValueError(
+                f"importance_exponent {self.importance_exponent!r} would be ignored: "
+                f"priority_exponent is 0"
+            )
         layout = ActionLayout.from_space(self.action_space)
         log_coefficient("ent_coef", self.ent_coef)
         entropy_target(self.target_entropy, self.target_entropy_fraction, self.ent_coef, layout)
@@ -177,7 +223,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
                 if getattr(self, name):
                     raise ValueError(
                         f"{name} {getattr(self, name)!r} would be ignored: the replay of a "
-                        f"BatchedEnv, or with action masks, is a DeviceReplayBuffer"
+                        f"BatchedEnv, with masks or with priorities is a DeviceReplayBuffer"
                     )
 
     def _setup_model(self) -> None:
@@ -189,8 +235,10 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             self.estimator,
             self.temperature,
             self.estimator_kwargs,
+            self.aggregation,
         )
         super()._setup_model()
+        check_aggregation(self.aggregation, self.policy.settings["n_critics"])
         self.actor = self.policy.actor
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
@@ -225,6 +273,9 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             if optimizer is not None:
                 update_learning_rate(optimizer, learning_rate)
         temperature = self.objective.temperature(self._current_progress_remaining)
+        if self.priority_exponent and isinstance(self.replay_buffer, DeviceReplayBuffer):
+            left = self._current_progress_remaining * (1 - self.importance_exponent)
+            self.replay_buffer.importance_exponent = 1 - left
         for _ in range(gradient_steps):
             self.update(batch_size, temperature)
         self._latest = {"train/learning_rate": learning_rate, "estimator/temperature": temperature}
@@ -234,13 +285,29 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         obs, mask = batch.observations, getattr(batch, "action_masks", None)
         self._means.add(self.update_critic(batch))
-        if self.objective.is_cosine_due(self._n_updates, self.cosine_interval):
-            self._means.add(self.probe_cosine(obs, temperature, mask))
+        if self.objective.is_probe_due(self._n_updates, self.cosine_interval):
+            self._means.add(self.probe_estimator(obs, temperature, mask))
         self._means.add(self.update_actor(obs, temperature, mask))
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
             with torch.no_grad():  # theta' <- theta' + tau (theta - theta')
                 torch._foreach_lerp_(*self._averaged, self.tau)
+        if self.reset_interval and self._n_updates % self.reset_interval == 0:
+            self.reset_networks()
+
+    @torch.no_grad()  # values are set, not computed
+    def reset_networks(self) -> None:
+        """Start networks, optimisers and entropy coefficient anew, in the same tensors."""
+        fresh = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        )
+        self.policy.load_state_dict(fresh.to(self.device).state_dict())
+        self.log_ent_coef.fill_(log_coefficient("ent_coef", self.ent_coef))
+        for optimizer in (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer):
+            for state in () if optimizer is None else optimizer.state.values():
+                for moment in state.values():
+                    if isinstance(moment, Tensor):  # the count of steps too
+                        moment.zero_()
 
     @property
     def logger(self) -> Logger:
@@ -259,26 +326,55 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 
     def update_critic(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
-        loss = self._critic_loss(batch)
+        loss, errors, target = self._critic_loss(batch)
         descend(self.critic.optimizer, loss, self.max_grad_norm)
-        return {"train/critic_loss": loss.detach()}
+        if isinstance(batch, DeviceReplaySamples) and batch.positions is not None:
+            assert isinstance(self.replay_buffer, DeviceReplayBuffer)
+            self.replay_buffer.update_priorities(batch.positions, errors)
+        metrics = {"train/critic_loss": loss.detach()}
+        head = self.critic.network.head
+        if head is not None:
+            outside = (target < head.centers[0]) | (target > head.centers[-1])
+            metrics["train/target_outside"] = outside.float().mean()
+        return metrics
 
-    def critic_loss(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> Tensor:
-        """Return the scalar loss of the critic on a batch."""
-        discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
-        with torch.no_grad():  # the target is a constant
-            next_mask = getattr(batch, "next_action_masks", None)
-            next_policy = self.actor(batch.next_observations, next_mask)
-            next_action = self.objective.policy_action(next_policy, self.critic_target)
-            next_value = self.critic_target(batch.next_observations, next_action).amin(0)
-            target = soft_bellman_target(
-                self.reward_scale * batch.rewards.squeeze(-1),
-                batch.dones.squeeze(-1),
-                discount,
-                next_value + self.log_ent_coef.exp() * next_policy.entropy(),
-            )
+    def critic_loss(
+        self, batch: ReplayBufferSamples | DeviceReplaySamples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the critic's scalar loss on a batch, and its TD errors and targets `[M]`.
+
+        The errors are absolute, means over the ensemble.
+        """
+        target = self.target_value(batch)
         one_hot = self.layout.index_to_one_hot(self.layout.to_index(batch.actions))
-        return critic_loss(self.critic(batch.observations, one_hot), target)
+        weights = getattr(batch, "weights", None)
+        weights = None if weights is None else weights.squeeze(-1)
+        network, features = self.critic.network, self.critic.features(batch.observations)
+        if network.head is None:
+            values = network(features, one_hot)
+            loss = critic_loss(values, target, weights)
+        else:
+            logits = network.logits(features, one_hot)
+            values = network.head(logits)
+            loss = categorical_critic_loss(logits, target, network.head.centers, weights)
+        # Priorities and logs have no gradient.
+        return loss, (values.detach() - target).abs().mean(0), target
+
+    @torch.no_grad()  # the target is a constant
+    def target_value(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> Tensor:
+        """Return the `[M]` soft values that the critic shall have, in scaled rewards."""
+        discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
+        next_mask = getattr(batch, "next_action_masks", None)
+        next_policy = self.actor(batch.next_observations, next_mask)
+        next_action = self.objective.policy_action(next_policy, self.critic_target)
+        next_value = self.critic_target(batch.next_observations, next_action)
+        return soft_bellman_target(
+            self.reward_scale * batch.rewards.squeeze(-1),
+            batch.dones.squeeze(-1),
+            discount,
+            aggregate(next_value, self.aggregation)
+            + self.log_ent_coef.exp() * next_policy.entropy(),
+        )
 
     def update_actor(
         self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
@@ -319,12 +415,11 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         value = self.objective.value(policy, self.critic, obs, temperature)
         return -(value + ent_coef * entropy.sum(-1)).mean(), entropy
 
-    def probe_cosine(
+    def probe_estimator(
         self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the cosine of the actor's gradient as it trains and of the enumerated gradient."""
-        value = self.objective.cosine(self.actor, self.critic, obs, mask, temperature)
-        return {"estimator/cosine": value}
+        """Return how near the actor's gradient is to the enumerated one, and how noisy."""
+        return self.objective.probe(self.actor, self.critic, obs, mask, temperature)
 
     def learn(
         self,

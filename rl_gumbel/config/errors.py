@@ -29,6 +29,7 @@ TEXTS: Mapping[str, str] = {
 COEFFICIENT = "must be a number, auto, or auto_X with X the initial value (auto_0.02)"
 PATTERNS: Mapping[str, str] = {
     "device": "must be auto, cpu, cuda or cuda:0, cuda:1, ...",
+    "aggregation": "must be min, mean, or subset_M with a number M of critics (subset_2)",
     "ent_coef": COEFFICIENT,
     "kl_coef": COEFFICIENT,
 }

@@ -11,10 +11,11 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     Tag,
+    model_validator,
 )
 
 from rl_gumbel.config.estimator import EstimatorSettings
-from rl_gumbel.config.schema import Activation, Ignored, Section, tag
+from rl_gumbel.config.schema import Activation, Ignored, Section, refuse, tag
 
 Coefficient = Annotated[
     Annotated[NonNegativeFloat, Tag("a number")]
@@ -25,6 +26,8 @@ TargetEntropy = Annotated[
     Annotated[NonNegativeFloat, Tag("a number")] | Annotated[Literal["auto"], Tag("text")],
     Discriminator(tag),
 ]
+
+ValueRange = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class SoftSettings(EstimatorSettings):
@@ -57,8 +60,18 @@ class PathwiseSettings(SoftSettings):
     """Actor objective: the estimator, or a baseline that sums over actions instead."""
     critic: Literal["concat", "multilinear"] = "concat"
     """MLP on [obs, one_hot], or linear in each factor's one-hot."""
+    num_bins: Annotated[int, Field(ge=2)] | None = None
+    """Bins of the critic's distribution over returns (HL-Gauss); null is one number, no bins."""
+    value_range: ValueRange | None = None
+    """Scaled returns that the first and the last bin stand for; null is [-10, 10]."""
     cosine_interval: NonNegativeInt = 1000
-    """Updates between measurements of estimator/cosine; 0 is never."""
+    """Updates between measurements of estimator/cosine and estimator/variance; 0 is never."""
+
+    @model_validator(mode="after")
+    def _check_value_range(self) -> "PathwiseSettings":
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise refuse("value_range", f"must increase, got {self.value_range}")
+        return self
 
     def ignored_settings(self) -> Iterator[Ignored]:
         """Yield each of these settings without effect."""
@@ -71,6 +84,9 @@ class PathwiseSettings(SoftSettings):
             yield Ignored("algorithm.cosine_interval", "algorithm.actor_gradient", reason)
         yield from self.ignored_options()
         yield from self.ignored_targets()
+        if self.num_bins is None:
+            reason = "without bins there is no range"
+            yield Ignored("algorithm.value_range", "algorithm.num_bins", reason)
         if self.critic != "multilinear":
             reason = f"critic {self.critic} has no rank"
             yield Ignored("policy_kwargs.rank", "algorithm.critic", reason)
@@ -102,9 +118,11 @@ class PathwisePolicySettings(Section):
     activation_fn: Activation = "silu"
     """Activation between the layers."""
     n_critics: PositiveInt
-    """Critics whose minimum is the value."""
+    """Critics of the ensemble."""
     layer_norm: bool = True
     """Normalise the hidden layers of the critics."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of a hidden unit of the critics to be dropped."""
     rank: PositiveInt | None = None
     """Rank of the multilinear critic's interaction; null is its default."""
     action_layer: Literal["last", "first"] | None = None

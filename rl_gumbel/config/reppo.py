@@ -3,21 +3,15 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from rl_gumbel.config.pathwise import Coefficient, PathwisePolicySettings, PathwiseSettings
-from rl_gumbel.config.schema import Fraction, Ignored, Scheduled, TrainConfig, refuse
-
-ValueRange = Annotated[list[float], Field(min_length=2, max_length=2)]
+from rl_gumbel.config.schema import Fraction, Ignored, Scheduled, TrainConfig
 
 
 class REPPOSettings(PathwiseSettings):
     """Keyword arguments of `GumbelREPPO`."""
 
-    num_bins: Annotated[int, Field(ge=2)] | None = None
-    """Bins of the critic's distribution over returns (HL-Gauss); null is one number, no bins."""
-    value_range: ValueRange | None = None
-    """Scaled returns that the first and the last bin stand for; null is [-10, 10]."""
     learning_rate: Scheduled = 1e-3
     """Learning rate of networks and multipliers, a number or {schedule, start, end}."""
     n_steps: PositiveInt = 32
@@ -47,12 +41,6 @@ class REPPOSettings(PathwiseSettings):
     stats_window_size: PositiveInt = 100
     """Episodes in the average of rollout/ep_rew_mean."""
 
-    @model_validator(mode="after")
-    def _check_value_range(self) -> "REPPOSettings":
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise refuse("value_range", f"must increase, got {self.value_range}")
-        return self
-
 
 class REPPOPolicySettings(PathwisePolicySettings):
     """Keyword arguments of its policy."""
@@ -75,6 +63,3 @@ class REPPOConfig(TrainConfig):
         """Yield each setting without effect."""
         yield from self.algorithm.ignored_settings()
         yield from self.policy_kwargs.ignored_settings()
-        if self.algorithm.num_bins is None:
-            reason = "without bins there is no range"
-            yield Ignored("algorithm.value_range", "algorithm.num_bins", reason)

@@ -28,6 +28,14 @@ class SACSettings(PathwiseSettings):
     """Steps of every environment between updates."""
     gradient_steps: Annotated[int, Field(ge=-1)] = 1
     """Updates each time; -1 is as many as transitions were collected."""
+    reset_interval: NonNegativeInt = 0
+    """Updates between two restarts of networks and optimisers; 0 is never."""
+    aggregation: Annotated[str, Field(pattern=r"^(min|mean|subset_[1-9]\d*)$")] = "min"
+    """Critics' value in targets: min, mean, or subset_M, the minimum of M drawn at each update."""
+    priority_exponent: Fraction = 0.0
+    """Power of the TD error in a transition's chance to be replayed; 0 is uniform."""
+    importance_exponent: Fraction = 0.4
+    """Correction for that at the start of training, from where it rises to 1."""
     ent_coef: Coefficient = "auto_0.02"
     """Entropy coefficient: a number, auto (learned), or auto_X (learned, starting at X)."""
     target_entropy_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
@@ -48,7 +56,7 @@ class SACPolicySettings(PathwisePolicySettings):
     """Keyword arguments of its policy."""
 
     n_critics: PositiveInt = 2
-    """Critics whose minimum is the target."""
+    """Critics of the ensemble."""
 
 
 class SACConfig(TrainConfig):
@@ -65,3 +73,6 @@ class SACConfig(TrainConfig):
         """Yield each setting without effect."""
         yield from self.algorithm.ignored_settings()
         yield from self.policy_kwargs.ignored_settings()
+        if self.algorithm.priority_exponent == 0:
+            name, reason = "algorithm.importance_exponent", "uniform replay needs no correction"
+            yield Ignored(name, "algorithm.priority_exponent", reason)

@@ -1,5 +1,6 @@
 """The native policy of `GumbelSAC`: a factored categorical actor and an ensemble critic."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.equivariant import EquivariantCritic, EquivariantLogitNetwork
 from rl_gumbel.extractors import DevicePreprocessing
-from rl_gumbel.networks import CRITICS, LogitNetwork
+from rl_gumbel.networks import CRITICS, CategoricalHead, LogitNetwork
 from rl_gumbel.policies.masks import MaskedPrediction
+
+DEFAULT_VALUE_RANGE = (-10.0, 10.0)
 
 
 class FactoredActor(BasePolicy, DevicePreprocessing):
@@ -121,6 +124,11 @@ class FactoredPolicy(MaskedPrediction):
         critic: `concat` or `multilinear`, see `rl_gumbel.networks`.
         n_critics: size of the critic's ensemble.
         layer_norm: whether the critic normalises its hidden layers.
+        dropout: probability of a hidden unit of the critic to be dropped (Hiraoka et al. 2022,
+            arXiv 2110.02034: 0.01 with layer normalisation lets many updates be made with each
+            step); as there, also where targets are computed and the actor climbs.
+        num_bins: of the critic's distribution over returns; None makes its value one number.
+        value_range: returns at the centers of the first and the last bin; None is -10 to 10.
         rank: of the multilinear critic's interaction term; None is its default.
         action_layer: hidden layer of the concat critic at which the action enters, `last` or
             `first`; None is `last`.
@@ -135,7 +143,8 @@ class FactoredPolicy(MaskedPrediction):
         optimizer_kwargs: without the learning rate; the default makes Adam fused.
 
     Raises:
-        ValueError: for an unknown critic, or a rank or layer that would be ignored.
+        ValueError: for an unknown critic, a dropout outside [0, 1), a rank, layer or range that
+            would be ignored, and bins on a multilinear critic of several factors.
     """
 
     actor: FactoredActor
@@ -152,6 +161,9 @@ class FactoredPolicy(MaskedPrediction):
         critic: str = "concat",
         n_critics: int = 2,
         layer_norm: bool = True,
+        dropout: float = 0.0,
+        num_bins: int | None = None,
+        value_range: Sequence[float] | None = None,
         rank: int | None = None,
         action_layer: str | None = None,
         shared_factors: bool = False,
@@ -175,6 +187,13 @@ class FactoredPolicy(MaskedPrediction):
         )
         if critic not in CRITICS:
             raise ValueError(f"unknown critic {critic!r}; known: {', '.join(CRITICS)}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout!r} must be in [0, 1)")
+        if num_bins is None and value_range is not None:
+            raise ValueError(
+                f"value_range {list(value_range)} would be ignored: num_bins is None, the critic's "
+                f"value is one number"
+            )
         if rank is not None and critic != "multilinear":
             raise ValueError(f"rank {rank!r} would be ignored: only critic 'multilinear' has one")
         if action_layer is not None and critic != "concat":
@@ -191,6 +210,9 @@ class FactoredPolicy(MaskedPrediction):
             "critic": critic,
             "n_critics": n_critics,
             "layer_norm": layer_norm,
+            "dropout": dropout,
+            "num_bins": num_bins,
+            "value_range": value_range,
             "rank": rank,
             "action_layer": action_layer,
             "shared_factors": shared_factors,
@@ -223,11 +245,14 @@ class FactoredPolicy(MaskedPrediction):
 
     def critic_settings(self) -> dict[str, Any]:
         """Return the keyword arguments that only the critic takes."""
-        names = ("critic", "n_critics", "layer_norm", "share_features_extractor")
+        names = ("critic", "n_critics", "layer_norm", "dropout", "share_features_extractor")
         settings = {name: self.settings[name] for name in names}
         for name in ("rank", "action_layer"):  # each of one critic only
             if self.settings[name] is not None:
                 settings[name] = self.settings[name]
+        num_bins, value_range = self.settings["num_bins"], self.settings["value_range"]
+        if num_bins is not None:
+            settings["head"] = CategoricalHead(num_bins, value_range or DEFAULT_VALUE_RANGE)
         return {**settings, "net_arch": self.critic_arch}
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
@@ -264,7 +289,7 @@ class FactoredPolicy(MaskedPrediction):
     def _build_target(self) -> None:
         self.critic_target = self.make_critic(None)
         self.critic_target.load_state_dict(self.critic.state_dict())
-        self.critic_target.set_training_mode(False)
+        self.critic_target.set_training_mode(self.settings["dropout"] > 0)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
@@ -284,7 +309,7 @@ class FactoredPolicy(MaskedPrediction):
         return self.distribution(obs, mask).sample()
 
     def set_training_mode(self, mode: bool) -> None:
-        """Set actor and critic to training or evaluation mode; the target stays in evaluation."""
+        """Set actor and critic to training or evaluation mode; the target stays as it is."""
         self.actor.set_training_mode(mode)
         self.critic.set_training_mode(mode)
         self.training = mode

@@ -1,6 +1,5 @@
 """The policy of `GumbelREPPO`: a factored categorical actor and a critic without a target."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
@@ -9,11 +8,8 @@ from torch import Tensor
 
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.extractors import make_normalizer
-from rl_gumbel.networks import CategoricalHead
 from rl_gumbel.normalize import RunningMoments
 from rl_gumbel.policies.factored import FactoredPolicy
-
-DEFAULT_VALUE_RANGE = (-10.0, 10.0)
 
 
 class REPPOPolicy(FactoredPolicy):
@@ -23,14 +19,11 @@ class REPPOPolicy(FactoredPolicy):
 
     Args:
         n_critics: size of the critic's ensemble.
-        num_bins: of the critic's distribution over returns; None makes its value one number.
-        value_range: returns at the centers of the first and the last bin; None is -10 to 10.
         normalize_observations: subtract the running mean of observations and divide by their
             deviation, clipped to 10; only for `Box` observations that are no images.
 
     Raises:
-        ValueError: for a range that would be ignored, bins on a multilinear critic of several
-            factors, observations that are not vectors of numbers, and as `FactoredPolicy`.
+        ValueError: for observations to normalise that are no vectors, and as `FactoredPolicy`.
     """
 
     normalizer: RunningMoments | None
@@ -39,31 +32,14 @@ class REPPOPolicy(FactoredPolicy):
         self,
         *args: Any,
         n_critics: int = 1,
-        num_bins: int | None = None,
-        value_range: Sequence[float] | None = None,
         normalize_observations: bool = False,
         **kwargs: Any,
     ) -> None:
-        if num_bins is None and value_range is not None:
-            raise ValueError(
-                f"value_range {list(value_range)} would be ignored: num_bins is None, the critic's "
-                f"value is one number"
-            )
-        self.head_settings = {"num_bins": num_bins, "value_range": value_range}
         super().__init__(*args, n_critics=n_critics, **kwargs)
-        self.settings |= self.head_settings
         self.settings["normalize_observations"] = normalize_observations
         self.normalizer = (
             make_normalizer(self.observation_space) if normalize_observations else None
         )
-
-    def critic_settings(self) -> dict[str, Any]:
-        """Return the keyword arguments that only the critic takes."""
-        num_bins, value_range = self.head_settings.values()
-        head = None
-        if num_bins is not None:
-            head = CategoricalHead(num_bins, value_range or DEFAULT_VALUE_RANGE)
-        return {**super().critic_settings(), "head": head}
 
     def _build_target(self) -> None:
         """Build none: targets are computed once for each rollout, before the critic moves."""
