@@ -42,7 +42,7 @@ def evaluate_model(
     """
     player: PolicyPredictor = model
     if takes_masks(model):
-        env = _MaskReader(env)
+        env = MaskReader(env)
         player = _MaskedPlayer(model, env)
     rewards, lengths = evaluate_policy(
         player,
@@ -64,18 +64,20 @@ def takes_masks(model: BaseAlgorithm) -> bool:
     return "action_masks" in inspect.signature(model.predict).parameters
 
 
-class _MaskReader(VecEnvWrapper):
-    """Keeps the masks of the present observations: by the method `action_masks`, or in infos."""
+class MaskReader(VecEnvWrapper):
+    """Keeps the masks of present observations: by the method `action_masks`, or in infos."""
 
     masks: NDArray[np.bool_] | None
     """`[B, sum(sizes)]`; None where everything always may be chosen."""
 
     def reset(self) -> VecEnvObs:
+        """Start episodes; return their first observations."""
         obs = self.venv.reset()
         self._read(self.venv.unwrapped.reset_infos)
         return obs
 
     def step_wait(self) -> VecEnvStepReturn:
+        """Return what the step brought."""
         obs, rewards, ended, infos = self.venv.step_wait()
         fresh = self.venv.unwrapped.reset_infos  # of the next episode, where one ended
         self._read([fresh[i] if end else infos[i] for i, end in enumerate(ended)])
@@ -94,7 +96,7 @@ class _MaskedPlayer:
     """A model that chooses among what the environment allows."""
 
     model: BaseAlgorithm
-    env: _MaskReader
+    env: MaskReader
 
     def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
         return self.model.predict(observation, *args, action_masks=self.env.masks, **kwargs)

@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.plot import plot
 
         return plot(args)
+    if args.verb == "record":
+        from rl_gumbel.cli.record import record
+
+        return record(args)
     from rl_gumbel.cli.list import show_list
 
     return show_list(args.what)

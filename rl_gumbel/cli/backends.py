@@ -69,7 +69,8 @@ def make_evaluation_vec(
     Raises:
         UserError: if they cannot be made, or not be rendered.
     """
-    if render_mode or choose_backend(config) == "gymnasium":  # Gymnasium has the windows
+    is_window = render_mode == "human"  # which Gymnasium alone has
+    if is_window or choose_backend(config) == "gymnasium":
         return environments.make_evaluation_vec(
             config,
             num_episodes,
@@ -78,6 +79,8 @@ def make_evaluation_vec(
             render_mode=render_mode,
         )
     env = make_torch_vec(config, min(num_episodes, MAX_EVALUATION_ENVS), seed, device)
+    if render_mode not in (None, env.batched.render_mode):
+        raise UserError(f"{config.env} cannot be rendered: there is no picture of it")
     limits = [limit for limit in (max_episode_steps, env.batched.max_episode_steps) if limit]
     env.batched.max_episode_steps = min(limits, default=environments.MAX_EPISODE_STEPS)
     return env

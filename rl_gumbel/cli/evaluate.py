@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rl_gumbel.callbacks import Evaluation, evaluate_model
 from rl_gumbel.checkpoint import load_model
@@ -53,13 +54,7 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> Evaluation:
     """Return the result of the episodes that `args` asks for."""
     device = find_device(args.device)
     torch.set_num_threads(config.threads)
-    settings = {"seed": args.seed}
-    if hasattr(config.algorithm, "buffer_size"):
-        settings["buffer_size"] = 1  # not used here; a full one could be gigabytes of images
-    try:
-        model = load_model(Path(args.run) / "models" / args.model, device=device, **settings)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from error
+    model = load_agent(config, args.run, args.model, args.seed, device)
     env = make_evaluation_vec(
         config,
         args.episodes,
@@ -72,6 +67,17 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> Evaluation:
         return evaluate_model(model, env, args.episodes, deterministic=not args.stochastic)
     finally:
         env.close()
+
+
+def load_agent(config: TrainConfig, run: str, name: str, seed: int, device: str) -> BaseAlgorithm:
+    """Return the model of a run, `last` or `best`; raise a `UserError` if there is none."""
+    settings = {"seed": seed}
+    if hasattr(config.algorithm, "buffer_size"):
+        settings["buffer_size"] = 1  # not used here; a full one could be gigabytes of images
+    try:
+        return load_model(Path(run) / "models" / name, device=device, **settings)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def show(config: TrainConfig, args: argparse.Namespace, record: Mapping[str, Any]) -> None:

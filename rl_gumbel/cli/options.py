@@ -122,6 +122,14 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="directory that train wrote")
     add = parser.add_argument
     add("--episodes", type=at_least(1), default=100, metavar="N", help="(default: 100)")
+    add_agent(parser)
+    add("--render", action="store_true", help="show the episodes in a window")
+    add("--json", action="store_true", help="print one JSON object")
+
+
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all verbs that play episodes."""
+    add = parser.add_argument
     models = ("last", "best")
     add("--model", type=one_of(models), choices=models, default="last", help="(default: last)")
     add("--stochastic", action="store_true", help="sample actions instead of the argmax")
@@ -133,8 +141,6 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="end episodes here (default: the limit of the environment, or 10000)",
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
-    add("--render", action="store_true", help="show the episodes in a window")
-    add("--json", action="store_true", help="print one JSON object")
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:

@@ -1,10 +1,10 @@
 """`rl-gumbel plot`: figures of runs over seeds."""
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 
 from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.cli.need import need
 from rl_gumbel.plots.compare import compare
 from rl_gumbel.plots.read import find_runs, read_run
 
@@ -30,11 +30,3 @@ def plot(args: argparse.Namespace) -> int:
     except OSError as error:
         raise StorageError(f"--out: cannot write {error.filename}: {error.strerror}") from error
     return 0
-
-
-def need(package: str, extra: str) -> None:
-    """Raise a `UserError` that names the extra if a package is missing."""
-    if find_spec(package) is None:
-        raise UserError(
-            f'the package {package!r} is not installed: pip install "rl-gumbel[{extra}]"'
-        )

@@ -5,7 +5,7 @@ import math
 
 import shtab
 
-from rl_gumbel.cli.options import one_of
+from rl_gumbel.cli.options import add_agent, at_least, one_of
 
 STATISTICS = ("iqm", "mean")
 
@@ -41,6 +41,22 @@ def add_plot(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG.KEY",
         help="a group for each value of this setting, as algorithm.estimator",
     )
+
+
+def add_record(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `record`."""
+    parser.description = (
+        "Film the agent of a run (MP4): its environment, its probabilities of each action, what\n"
+        "it chooses (orange), and the value that its critic expects; argmax actions."
+    )
+    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    add = parser.add_argument
+    add("--episodes", type=at_least(1), default=1, metavar="N", help="(default: 1)")
+    out = add("--out", metavar="FILE.mp4", help="(default: RUN/videos/MODEL-STEPS.mp4)")
+    out.complete = shtab.FILE  # type: ignore[attr-defined]
+    add("--gif", action="store_true", help="write a GIF beside it, half as wide")
+    add("--fps", type=at_least(1), metavar="N", help="(default: of the environment, or 15)")
+    add_agent(parser)
 
 
 def number(text: str) -> float:
