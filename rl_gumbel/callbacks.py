@@ -16,7 +16,8 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from rl_gumbel.checkpoint import save_model
+from rl_gumbel.checkpoint.model import save_model
+from rl_gumbel.checkpoint.state import get_env_state, set_env_state
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,33 @@ class EvaluationCallback(BaseCallback):
         """The evaluation with the highest mean return, the first of equals."""
         return max(self.results, key=lambda result: result.mean_reward, default=None)
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` goes on from, as a tree."""
+        return {
+            "results": [astuple(result) for result in self.results],
+            "next": self._next,
+            "environments": get_env_state(self.env),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned; later rows of the file are dropped."""
+        self.results = [Evaluation(*row) for row in state["results"]]
+        self._next = state["next"]
+        set_env_state(self.env, state["environments"])
+        self._write_all()
+
     def _on_training_start(self) -> None:
         self._next = self.num_timesteps + self.interval
-        names = [field.name for field in fields(Evaluation)]
-        self._write(names, mode="w")
+        self._write_all()
+
+    def _write_all(self) -> None:
+        self._write([field.name for field in fields(Evaluation)], mode="w")
+        for result in self.results:
+            self._write_result(result)
 
     def _on_step(self) -> bool:
         # What falls on the last step waits for the last update.
         if self.interval and self._next <= self.num_timesteps < self.model._total_timesteps:
-            # Several environments step at once, so the count may pass more than one mark.
-            self._next += self.interval * (1 + (self.num_timesteps - self._next) // self.interval)
             self._evaluate()
         return True
 
@@ -146,15 +164,21 @@ class EvaluationCallback(BaseCallback):
         self._evaluate()
 
     def _evaluate(self) -> None:
+        if self.interval and self._next <= self.num_timesteps:
+            # Several environments step at once, so the count may pass more than one mark.
+            self._next += self.interval * (1 + (self.num_timesteps - self._next) // self.interval)
         result = evaluate_model(self.model, self.env, self.num_episodes)
         self.results.append(result)
-        self._write([str(value) for value in astuple(result)], mode="a")
+        self._write_result(result)
         self.logger.record("eval/mean_reward", result.mean_reward)
         self.logger.record("eval/mean_ep_length", result.mean_ep_length)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.best is result:
             save_model(self.model, self.run_dir / "models" / "best")
+
+    def _write_result(self, result: Evaluation) -> None:
+        self._write([str(value) for value in astuple(result)], mode="a")
 
     def _write(self, row: list[str], mode: str) -> None:
         with (self.run_dir / "evaluations.csv").open(mode, newline="") as file:

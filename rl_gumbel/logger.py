@@ -69,21 +69,21 @@ class Means:
     """Means of metrics over many updates, kept on the device until they are logged."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def add(self, metrics: Mapping[str, Tensor]) -> None:
         """Take in what one update measured."""
         for name, value in metrics.items():
-            if name in self._sums:
-                self._sums[name] += value
-                self._counts[name] += 1
+            if name in self.sums:
+                self.sums[name] += value
+                self.counts[name] += 1
             else:  # a copy, since a CUDA graph writes its next result over this one
-                self._sums[name] = value.detach().clone()  # for the log
-                self._counts[name] = 1
+                self.sums[name] = value.detach().clone()  # for the log
+                self.counts[name] = 1
 
     def record(self, logger: Logger) -> None:
         """Log the means and start anew; reads the device once."""
-        record(logger, [{name: total / self._counts[name] for name, total in self._sums.items()}])
-        self._sums.clear()
-        self._counts.clear()
+        record(logger, [{name: total / self.counts[name] for name, total in self.sums.items()}])
+        self.sums.clear()
+        self.counts.clear()

@@ -138,7 +138,7 @@ def read_csv(path):
 def test_help_names_the_commands(call):
     code, out, _ = call("--help")
     assert code == 0
-    assert all(verb in out for verb in ("train", "evaluate", "list"))
+    assert all(verb in out for verb in ("train", "resume", "evaluate", "list"))
 
 
 def test_without_arguments_there_is_help(call):
@@ -158,7 +158,7 @@ def test_help_of_train_shows_every_setting_in_groups(call):
 
 def find_options(text):
     """Settings that a text of help names."""
-    own = {"--help", "--config", "--run-dir", "--no-progress"}
+    own = {"--help", "--config", "--run-dir", "--resume", "--no-progress"}
     return set(re.findall(r"^ +(?:-h, )?(--[a-z0-9.-]+)", text, re.MULTILINE)) - own
 
 
@@ -253,6 +253,12 @@ def test_a_run_is_one_directory(run_dir):
         "models/last/model.safetensors",
         "models/best/model.json",
         "models/best/model.safetensors",
+        "checkpoints/LATEST",
+        "checkpoints/150/manifest.json",
+        "checkpoints/150/model.json",
+        "checkpoints/150/model.safetensors",
+        "checkpoints/150/state.json",
+        "checkpoints/150/state.safetensors",
     }
 
 
@@ -432,7 +438,7 @@ def test_schedules_reach_the_algorithm(call):
 
 
 def test_an_interrupted_run_keeps_its_model(tmp_path):
-    """Ctrl-C: exit code 130, the last model saved, a line that says so, no traceback."""
+    """Ctrl-C: exit code 75, the last model saved, a line that says so, no traceback."""
     words = ["train", "--run-dir", "run", "--no-progress", *QUICK[2:], "--total-timesteps=1000000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "rl_gumbel", *words],
@@ -449,9 +455,11 @@ def test_an_interrupted_run_keeps_its_model(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 75
     last = out.splitlines()[-1]
-    assert re.fullmatch(r"interrupted after \d+ steps; the last model is in run", last)
+    assert re.fullmatch(
+        r"stopped by SIGINT after \d+ steps; continue with: rl-gumbel resume run", last
+    )
     assert err == ""
     assert sorted(os.listdir("run/models/last")) == ["model.json", "model.safetensors"]
 

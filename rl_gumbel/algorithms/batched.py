@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -47,6 +47,15 @@ class BatchedAlgorithm(BaseAlgorithm):
     It takes a `BatchedEnv` beside all that SB3 takes; any other vectorised environment is adapted.
     """
 
+    loop_state: ClassVar[tuple[str, ...]] = (
+        "num_timesteps",
+        "_n_updates",
+        "_episode_num",
+        "_current_progress_remaining",
+    )
+    """Attributes, trees of numbers and tensors, that a checkpoint holds beside what SB3 saves."""
+    env_state: ClassVar[tuple[str, ...]] = ("_obs",)
+    """Such that belong to the episodes under way."""
     batched: BatchedEnv
     """The environments, while learning."""
     _obs: Obs | None = None

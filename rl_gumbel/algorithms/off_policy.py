@@ -1,6 +1,6 @@
 """The off-policy loop of SB3; on batched environments its steps and its replay are tensors."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
@@ -41,6 +41,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
     `EPISODES_INTERVAL` steps.
     """
 
+    loop_state: ClassVar[tuple[str, ...]] = (*BatchedAlgorithm.loop_state, "_episodes")
     layout: ActionLayout
     compile: bool
     """Whether acting, the steps of a `TorchEnv`, and what else the subclass says, is compiled."""

@@ -1,6 +1,6 @@
 """The on-policy loop of SB3 with rollouts that stay on the device."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -21,6 +21,9 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
     returns sampled categories `[B, K]`.
     """
 
+    loop_state: ClassVar[tuple[str, ...]] = (*BatchedAlgorithm.loop_state, "iterations")
+    iterations: int = 0
+    """Rollouts so far."""
     rollout: Rollout
     """What `train` learns from."""
     compile: bool = False
@@ -37,6 +40,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         result = super()._setup_learn(*args, **kwargs)
+        self.iterations = 0
         if self.compile:
             compile_steps(self.batched)
         return result
@@ -62,7 +66,12 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
         rollout = self.rollout
         self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
         callback.on_rollout_end()
+        self.iterations += 1
         return True
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log, as SB3 does, which only counts the rollouts of this process."""
+        super().dump_logs(self.iterations)
 
     def collect(self, num_steps: int, on_step: OnStep) -> tuple[Rollout, Obs] | None:
         """Return steps of every environment and what they go on from; None if `on_step` ends it."""

@@ -76,6 +76,10 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         "CnnPolicy": BatchedActorCriticCnnPolicy,
         "MultiInputPolicy": BatchedMultiInputActorCriticPolicy,
     }
+    env_state: ClassVar[tuple[str, ...]] = (
+        *BatchedOnPolicyAlgorithm.env_state,
+        "reward_scaler.discounted_return",
+    )
     policy: BatchedActorCriticPolicy
 
     def __init__(

@@ -104,6 +104,12 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         "CnnPolicy": FactoredCnnPolicy,
         "MultiInputPolicy": FactoredMultiInputPolicy,
     }
+    loop_state: ClassVar[tuple[str, ...]] = (
+        *BatchedOffPolicyAlgorithm.loop_state,
+        "_means.sums",
+        "_means.counts",
+        "_latest",
+    )
     policy: FactoredPolicy
     critic: FactoredCritic
     critic_target: FactoredCritic

@@ -135,6 +135,10 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         "CnnPolicy": SHACCnnPolicy,
         "MultiInputPolicy": SHACMultiInputPolicy,
     }
+    env_state: ClassVar[tuple[str, ...]] = (
+        *BatchedOnPolicyAlgorithm.env_state,
+        "reward_scaler.discounted_return",
+    )
     policy: SHACPolicy
     log_ent_coef: Tensor
     ent_coef_optimizer: torch.optim.Optimizer | None

@@ -1,12 +1,12 @@
 """A model on disk without pickle: `model.safetensors` for tensors, `model.json` for the rest.
 
-The weights are enough to predict and to train on; optimiser moments and the replay buffer are not
-kept. Tensors and JSON are written aside and renamed, so a kill never leaves half a file.
+The weights are enough to predict and to train on; the rest of a training is in its checkpoints, of
+which these files are a part. Tensors and JSON are written aside and renamed, so a kill never leaves
+half a file.
 """
 
 import inspect
 import json
-import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,8 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
+from rl_gumbel.checkpoint.files import write_file
+from rl_gumbel.checkpoint.tree import read_json
 from rl_gumbel.checkpoint.values import from_json, space_from_json, space_to_json, to_json
 
 FORMAT_VERSION = 1
@@ -57,8 +59,8 @@ def save_model(model: BaseAlgorithm, directory: str | Path) -> None:
     # The step count travels with the tensors: the JSON then stays the same during a run, and the
     # two files agree whenever the process is killed.
     metadata = {"num_timesteps": str(model.num_timesteps)}
-    _write(directory / RECORD, json.dumps(record, indent=2).encode())
-    _write(directory / TENSORS, save(tensors, metadata))
+    write_file(directory / RECORD, json.dumps(record, indent=2).encode())
+    write_file(directory / TENSORS, save(tensors, metadata))
 
 
 def load_model(
@@ -103,6 +105,17 @@ def load_model(
     _set_state(model, state, directory)
     model.num_timesteps = num_timesteps
     return model
+
+
+def load_weights(model: BaseAlgorithm, directory: str | Path) -> None:
+    """Give a model the weights and coefficients that `save_model` wrote.
+
+    Raises:
+        FileNotFoundError: if the file is missing.
+        ValueError: if it is damaged, or of other networks.
+    """
+    directory = Path(directory)
+    _set_state(model, _read_tensors(directory / TENSORS)[0], directory)
 
 
 def _settings(model: BaseAlgorithm) -> dict[str, Any]:
@@ -153,7 +166,7 @@ def _find_algorithm(record: Mapping[str, Any], directory: Path) -> type[BaseAlgo
 
 def _read_record(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         version = record["format_version"]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path.parent} holds no model: {path.name} is missing") from error
@@ -190,16 +203,3 @@ def _set_state(model: BaseAlgorithm, state: dict[str, torch.Tensor], directory: 
     with torch.no_grad():  # a learned coefficient is a leaf
         for name, value in coefficients.items():
             getattr(model, name).copy_(value)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename, or a power cut could leave it empty
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

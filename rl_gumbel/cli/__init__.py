@@ -43,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.train import train
 
         return train(config, args)
+    if args.verb == "resume":
+        from rl_gumbel.cli.resume import resume
+
+        return resume(args)
     if args.verb == "evaluate":
         from rl_gumbel.cli.evaluate import evaluate
 

@@ -81,7 +81,13 @@ def add_train(parser: argparse.ArgumentParser, algo: str, *, show_all: bool) -> 
         metavar="DIR",
         help="directory of this run, new or empty (default: runs/ENV/ALGO/DATE-SEED)",
     ).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    command.add_argument("--no-progress", action="store_true", help="no progress display")
+    command.add_argument(
+        "--resume",
+        type=one_of(("auto",)),
+        choices=("auto",),
+        help="go on with the run in --run-dir if it has a checkpoint, else start it",
+    )
+    add_no_progress(command)
     groups = {
         section: parser.add_argument_group(title, description and description.format(algo=algo))
         for section, (title, description) in GROUPS.items()
@@ -114,6 +120,24 @@ def add_setting(group: argparse._ArgumentGroup, setting: Setting, *, is_shown: b
         choices=Suggestions(setting.choices) if setting.choices else None,
         help=f"{text} (default: {default})" if is_shown else argparse.SUPPRESS,
     )
+
+
+def add_no_progress(parser: argparse._ActionsContainer) -> None:
+    """Add the option of whatever trains."""
+    parser.add_argument("--no-progress", action="store_true", help="no progress display")
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `resume`."""
+    parser.description = "Go on with a run from its newest checkpoint that is whole."
+    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    parser.add_argument(
+        "--total-timesteps",
+        type=at_least(1),
+        metavar="TOTAL",
+        help="steps of the whole run, over which schedules stretch (default: the run's own)",
+    )
+    add_no_progress(parser)
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:

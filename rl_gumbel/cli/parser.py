@@ -11,6 +11,7 @@ from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.options import (
     ENV_KWARGS,
     add_evaluate,
+    add_resume,
     add_train,
     one_of,
     read_option,
@@ -137,6 +138,7 @@ def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argpar
     usage = "rl-gumbel train [--env ID] [--config FILE] [--run-dir DIR] [--SETTING VALUE ...]"
     training = verbs.add_parser("train", help="train an agent", usage=usage)
     add_train(training, algo, show_all=show_all)
+    add_resume(verbs.add_parser("resume", help="go on with a run from its last checkpoint"))
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
     add_plot(verbs.add_parser("plot", help="draw runs over seeds"))
     add_record(verbs.add_parser("record", help="film the agent of a run"))

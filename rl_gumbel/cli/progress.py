@@ -53,6 +53,9 @@ class ProgressCallback(BaseCallback):
         """Leave the terminal as it was."""
         self.progress.stop()
 
+    def _on_training_start(self) -> None:
+        self.shown = len(self.evaluations.results)  # those before it was resumed
+
     def _on_step(self) -> bool:
         self._show_evaluations()
         if self.live and time.monotonic() >= self._next_update:

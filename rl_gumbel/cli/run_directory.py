@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rl_gumbel import __version__
+from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, dump_config
 
@@ -23,7 +24,7 @@ def check_run_dir(text: str | None) -> None:
     if text is None:
         return
     path = Path(text)
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise UserError(f"--run-dir {text} is not empty; name a new directory")
     if path.exists() and not path.is_dir():
         raise UserError(f"--run-dir {text} is a file; name a new directory")
@@ -41,9 +42,9 @@ def make_run_dir(text: str | None, config: TrainConfig, device: str) -> Path:
         else:
             path = Path(text)
             path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
         metadata = json.dumps(describe_run(device), indent=2) + "\n"
-        (path / METADATA).write_text(metadata, encoding="utf-8")
+        write_file(path / METADATA, metadata.encode())
+        write_file(path / CONFIG, dump_config(config).encode())  # with it, this is a run
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     return path

@@ -120,6 +120,10 @@ class TrainConfig(Section):
     """Steps between evaluations; 0 leaves only the one at the end."""
     eval_episodes: PositiveInt = 10
     """Episodes of each evaluation."""
+    checkpoint_freq: NonNegativeInt | None = None
+    """Steps between checkpoints; null is ten minutes, 0 only the one at the end or a signal."""
+    checkpoint_keep: PositiveInt = 2
+    """How many checkpoints are kept, the latest."""
     env_wrappers: list[Wrapper] = []
     """Wrappers, innermost first: [module.Class], or with arguments [{module.Class: {bins: 7}}]."""
     env_kwargs: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 from torch import Tensor
 
-from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.envs.base import BatchedEnv, State
 from rl_gumbel.vec_env.facade import copy_row, host_reset, host_step, read_action
 
 
@@ -36,6 +36,7 @@ class SB3VecEnv(VecEnv):
     def __init__(self, batched: BatchedEnv) -> None:
         self.batched = batched
         self._start_seconds = time.time()
+        self._has_begun = False
         self._masks: NDArray[np.bool_] | None = None
         self._action: Tensor
         super().__init__(batched.num_envs, batched.observation_space, batched.action_space)
@@ -44,6 +45,7 @@ class SB3VecEnv(VecEnv):
         """Start an episode in every environment and return the observations `[B, *O]`."""
         host = host_reset(self.batched, self._seeds[0])
         self._reset_seeds()
+        self._has_begun = True
         self._masks = host["mask"]
         return host["obs"]  # type: ignore[no-any-return]
 
@@ -72,6 +74,25 @@ class SB3VecEnv(VecEnv):
                 "TimeLimit.truncated": bool(host["truncated"][i]),
             }
         return host["obs"], host["reward"], host["ended"], infos
+
+    def get_state(self) -> State | None:
+        """Return the state of the environments.
+
+        It is {} before their first reset, and None if they cannot be saved.
+        """
+        if not self._has_begun:
+            return {}
+        try:
+            return self.batched.get_state()
+        except NotImplementedError:
+            return None
+
+    def set_state(self, state: State) -> None:
+        """Go back to a state that `get_state` returned; only a step or a reset may follow."""
+        if state:
+            self.batched.set_state(state)
+            self._reset_seeds()  # the random stream goes on from there
+            self._has_begun = True
 
     def close(self) -> None:
         """Free what the environments hold."""

@@ -1,0 +1,118 @@
+"""The callback that writes checkpoints, stops at the next safe point, and goes on from one."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from rl_gumbel.checkpoint.model import load_weights, save_model
+from rl_gumbel.checkpoint.state import get_state, set_state
+from rl_gumbel.checkpoint.store import Checkpoint, list_versions, write_checkpoint
+from rl_gumbel.checkpoint.tree import read_tree, write_tree
+
+SECONDS = 600.0
+"""Between checkpoints, where the steps between them are not set."""
+SAME_VERSIONS = ("torch", "rl-gumbel")
+"""Of others the same numbers are expected in any version."""
+
+
+class TrainingStoppedError(Exception):
+    """Training was asked to stop, and its checkpoint is written."""
+
+
+class CheckpointCallback(BaseCallback):
+    """Write `run_dir/checkpoints` and `run_dir/models/last` between iterations and at the end.
+
+    Args:
+        run_dir: of this run.
+        evaluations: an `EvaluationCallback`, which is part of the state; it stands before this one
+            in the list of callbacks.
+        freq: steps between checkpoints; 0 is at the end and when stopped only, None every
+            `SECONDS`.
+        keep: how many are kept.
+        should_stop: asked between iterations; where it returns True a checkpoint is written and
+            `TrainingStoppedError` raised.
+        start: what to go on from.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        evaluations: Any,
+        freq: int | None,
+        keep: int,
+        should_stop: Callable[[], bool] = lambda: False,
+        start: Checkpoint | None = None,
+    ) -> None:
+        super().__init__()
+        self.run_dir = run_dir
+        self.evaluations = evaluations
+        self.freq = freq
+        self.keep = keep
+        self.should_stop = should_stop
+        self.start = start
+
+    def _on_training_start(self) -> None:
+        if self.start is not None:
+            self._go_on(self.start)
+        self._saved_steps = self.model.num_timesteps
+        self._saved_seconds = time.monotonic()
+
+    def _go_on(self, start: Checkpoint) -> None:
+        """Replace all that `learn` has set up, and say whether that is exact."""
+        load_weights(self.model, start.path)
+        state = read_tree(start.path, "state")
+        try:
+            reason = set_state(self.model, state["training"])
+            self.evaluations.set_state(state["evaluations"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            text = str(error).partition("\n")[0]
+            raise ValueError(f"{start.path} does not fit this run: {text}") from error
+        now = list_versions()
+        for name in SAME_VERSIONS:
+            if start.versions.get(name) != now[name] and reason is None:
+                reason = f"{name} was {start.versions.get(name)}, and is {now[name]} now"
+        kind = "exact" if reason is None else f"approximate: {reason}"
+        print(f"resume: {kind}", flush=True)
+
+    def _on_rollout_start(self) -> None:
+        # Between two iterations: all that was collected is learned from.
+        if self.should_stop():
+            self.save()
+            raise TrainingStoppedError
+        if self._is_due():
+            self.save()
+
+    def _is_due(self) -> bool:
+        if self.freq is None:
+            return time.monotonic() - self._saved_seconds >= SECONDS
+        # Several environments step at once, so the count may pass more than one mark.
+        return self.freq > 0 and (
+            self.model.num_timesteps // self.freq > self._saved_steps // self.freq
+        )
+
+    def _on_training_end(self) -> None:
+        self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint, then its weights as the last model.
+
+        Raises:
+            OSError: if that is not possible; what was written before is as it was.
+        """
+        model = self.model
+
+        def write(directory: Path) -> None:
+            save_model(model, directory)
+            state = {"training": get_state(model), "evaluations": self.evaluations.get_state()}
+            write_tree(state, directory, "state")
+
+        write_checkpoint(self.run_dir, model.num_timesteps, write, self.keep)
+        save_model(model, self.run_dir / "models" / "last")
+        self._saved_steps = model.num_timesteps
+        self._saved_seconds = time.monotonic()

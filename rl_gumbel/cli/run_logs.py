@@ -1,0 +1,82 @@
+"""The logs of a run, `progress.csv` and TensorBoard's, which may go on from some step."""
+
+import csv
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import (
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+    filter_excluded_keys,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+from rl_gumbel.checkpoint.files import write_file
+
+PROGRESS, STEPS = "progress.csv", "time/total_timesteps"
+
+
+def open_logs(run_dir: Path, steps: int | None = None) -> Logger:
+    """Return the logger of a run, new or going on from `steps`; what is logged later is dropped."""
+    formats: list[KVWriter] = [TensorBoardLog(run_dir, steps), CsvLog(run_dir / PROGRESS, steps)]
+    return Logger(str(run_dir), formats)
+
+
+class TensorBoardLog(TensorBoardOutputFormat):
+    """SB3's, in a file of its own for each process; TensorBoard reads them one after the other."""
+
+    def __init__(self, run_dir: Path, steps: int | None) -> None:
+        purge_step = None if steps is None else steps + 1
+        self.writer = SummaryWriter(log_dir=str(run_dir), purge_step=purge_step)
+        self._is_closed = False
+
+
+class CsvLog(KVWriter):
+    """A table with a column for each name; a row that brings new names writes it anew.
+
+    Unlike SB3's, its columns stand in the same order in every process, and a kill leaves it whole.
+    """
+
+    def __init__(self, path: Path, steps: int | None) -> None:
+        self.path = path
+        self.names: list[str] = []
+        rows = [] if steps is None else [row for row in self._read() if int(row[STEPS]) <= steps]
+        self._write(rows)
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Append a row."""
+        row = filter_excluded_keys(key_values, key_excluded, "csv")
+        if new := sorted(row.keys() - set(self.names)):
+            rows = self._read()
+            self.names += new
+            self._write([*rows, row])
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.names, lineterminator="\n").writerow(row)
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the rows that are complete, and learn the names of the columns."""
+        if not self.path.is_file():
+            return []
+        whole, _, _ = self.path.read_text(errors="replace").rpartition("\n")
+        reader = csv.DictReader(StringIO(whole))
+        self.names = list(reader.fieldnames or ())
+        return list(reader)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        text = StringIO()
+        writer = csv.DictWriter(text, self.names, lineterminator="\n")
+        if self.names:
+            writer.writeheader()
+        writer.writerows(rows)
+        write_file(self.path, text.getvalue().encode())
