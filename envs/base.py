@@ -24,6 +24,8 @@ State = dict[str, Tensor]
 Act = Callable[[Obs, Tensor | None], Tensor]
 """Observations `[B, *O]` and masks `[B, K, N]` (or None) to categories `[B, K]`."""
 _STARTS = "starts/"
+NONFINITE = ("raise", "reset", "zero")
+"""What may be done about an infinity or NaN of an environment."""
 
 
 class BatchedEnv(ABC):
@@ -51,6 +53,8 @@ class BatchedEnv(ABC):
     The time limit, where it is known; else 1."""
     action_mask: Tensor | None = None
     """`[B, K, N]` bool: what may be chosen now; None if everything always may."""
+    repairs: bool = False
+    """Whether infinities and NaNs are replaced; `Step.repaired` then says where."""
     masked: bool = False
     """Whether there are action masks; for some numpy environments known from the first reset on."""
     render_mode: str | None = None
@@ -124,11 +128,17 @@ class TorchEnv(BatchedEnv):
             Observations have the dtype of their space.
         gradients: let rewards and observations carry a gradient to a one-hot action.
 
+    `nonfinite` is an attribute: what a step does about an infinity or NaN in a reward or a last
+    observation. `raise`, the default, does nothing, and algorithms raise when they read the log;
+    `zero` makes them zero; `reset` cuts the episode before that step: truncated, with a reward of
+    zero and the observation that the action was chosen on.
+
     Raises:
         ValueError: for a size or limit below 1, or gradients where there are none.
         TypeError: for an action space that is not supported.
     """
 
+    _nonfinite: str = "raise"
     persistent: ClassVar[frozenset[str]] = frozenset()
     """Names in the state that an episode hands to the next one; `reset` starts them anew."""
     min_episode_steps: int = 1
@@ -229,6 +239,21 @@ class TorchEnv(BatchedEnv):
 
     # --- written once -----------------------------------------------------------------------------
 
+    @property
+    def nonfinite(self) -> str:
+        """What a step does about an infinity or NaN: `raise`, `zero` or `reset`."""
+        return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, policy: str) -> None:
+        if policy not in NONFINITE:
+            raise ValueError(f"nonfinite {policy!r} must be one of {NONFINITE}")
+        self._nonfinite = policy
+        self.repairs = policy != "raise"
+        if policy == "reset":  # an environment may be cut at any step, and start again
+            self.truncation_interval, self.min_episode_steps = 1, 1
+            self._set_starts_interval()
+
     def reset(self, seed: int | None = None) -> Tensor:
         """Start an episode in every environment and return the observations `[B, *O]`."""
         if seed is not None and self.generator is not None:
@@ -281,31 +306,44 @@ class TorchEnv(BatchedEnv):
             action: see `BatchedEnv.step`.
         """
         with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
-            state, reward, terminated = self.transition(state, self._read(action))
+            before = state
+            state, reward, terminated = self.transition(before, self._read(action))
             final_obs = self.observe(state)
         reward = reward.float()
+        final_mask, cut, repaired = self.legal(state), None, None
+        if self.repairs:
+            repaired = ~(final_obs.isfinite().flatten(1).all(-1) & reward.isfinite())
+            if self.nonfinite == "reset":
+                cut, terminated = repaired, terminated & ~repaired
+                reward = reward.masked_fill(cut, 0.0)
+                final_obs = _select(cut, self.observe(before), final_obs)
+                legal_before = self.legal(before)
+                if final_mask is not None and legal_before is not None:
+                    final_mask = _select(cut, legal_before, final_mask)
+            reward, final_obs = _finite(reward), _finite(final_obs)
         # The logged return carries no gradient.
         episode_return, length = counts[0] + reward.detach(), counts[1] + 1
-        if self.max_episode_steps is None:
-            ended = terminated
-        else:
-            ended = terminated | (length >= self.max_episode_steps)
-        # A new episode has no gradient to the action that ended the last one.
-        following = {
-            name: value if name in self.persistent else _select(ended, starts[name], value)
-            for name, value in state.items()
-        }
+        ended = terminated if cut is None else terminated | cut
+        if self.max_episode_steps is not None:
+            ended = ended | (length >= self.max_episode_steps)
+        following = {}
+        for name, value in state.items():
+            anew = cut if name in self.persistent else ended
+            # A new episode has no gradient to the action that ended the last one.
+            following[name] = value if anew is None else _select(anew, starts[name], value)
+        obs = self.observe(following)
         mask = self.legal(following)
         step = Step(
-            obs=self.observe(following),
+            obs=_finite(obs) if self.repairs else obs,
             reward=reward,
             terminated=terminated,
             truncated=ended ^ terminated,
             final_obs=final_obs,
             action_mask=mask,
-            final_action_mask=None if mask is None else self.legal(state),
+            final_action_mask=final_mask,
             episode_return=episode_return,
             episode_length=length,
+            repaired=repaired,
         )
         counts = episode_return.masked_fill(ended, 0.0), length.masked_fill(ended, 0)
         return following, counts, step
@@ -331,18 +369,22 @@ class TorchEnv(BatchedEnv):
         if self.device.type != "meta":
             self.generator = torch.Generator(self.device)
             self.generator.seed()
-        self._starts_interval = 1  # only the CPU saves by more; steps of a CUDA graph are the same
-        if self.device.type == "cpu":
-            limit = self.max_episode_steps or self.min_episode_steps
-            self._starts_interval = min(self.min_episode_steps, limit)
-        self._starts = {}
-        self._starts_age = self._starts_interval  # the next step draws
+        self._set_starts_interval()
         if self.state:
             self.state = {name: value.to(self.device) for name, value in self.state.items()}
             self.episode_return = self.episode_return.to(self.device)
             self.episode_length = self.episode_length.to(self.device)
             self.action_mask = self.legal(self.state)
         return self
+
+    def _set_starts_interval(self) -> None:
+        """Decide in how many steps first states are drawn once; the next step draws."""
+        self._starts_interval = 1  # only the CPU saves by more; steps of a CUDA graph are the same
+        if self.device.type == "cpu":
+            limit = self.max_episode_steps or self.min_episode_steps
+            self._starts_interval = min(self.min_episode_steps, limit)
+        self._starts = {}
+        self._starts_age = self._starts_interval
 
     def get_state(self) -> State:
         """Return copies of states, counts, random stream, and the next starts already drawn."""
@@ -375,6 +417,11 @@ class TorchEnv(BatchedEnv):
         """Return an RGB frame `[height, width, 3]` of one environment."""
         row = slice(index, index + 1)
         return self.frame({name: value[row].detach().cpu() for name, value in self.state.items()})
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """Return zero where there is an infinity or NaN."""
+    return torch.where(numbers.isfinite(), numbers, torch.zeros_like(numbers))
 
 
 def _select(ended: Tensor, fresh: Tensor, going: Tensor) -> Tensor:

@@ -191,6 +191,17 @@ class DeviceReplayBuffer(ReplayBuffer):
             self.full = True
             self.pos = 0
 
+    def latest(self, num_steps: int) -> dict[str, Tensor]:
+        """Return the last steps, `[T, B, ...]` by name; as many as there are, in their order."""
+        count = min(num_steps, self.size())
+        start = self.pos - count
+        if start >= 0:
+            return {name: tensor[start : self.pos] for name, tensor in self.store.items()}
+        return {
+            name: torch.cat([tensor[start:], tensor[: self.pos]])
+            for name, tensor in self.store.items()
+        }
+
     def sample(self, batch_size: int, env: None = None) -> DeviceReplaySamples:
         """Return `batch_size` transitions, drawn with replacement.
 

@@ -24,7 +24,9 @@ TAGS: Mapping[str, str] = {
     "train/kl": "divergence of the new policy from the one that acted, exact, in nats",
     "train/kl_exceeded": "fraction of states in which it is beyond its bound",
     "train/target_outside": "fraction of critic targets beyond the outermost bins",
-    "train/skipped_updates": "steps of the actor not taken so far, the gradient not being finite",
+    "train/skipped_updates": "optimiser steps not taken so far, the gradient not being finite",
+    "rollout/repaired_steps": "steps so far whose infinities or NaNs `nonfinite` replaced",
+    "rollout/restarts": "environments that failed and were made anew so far",
     "train/average_reward": "running mean of rewards and entropy bonuses, which are less by it",
     "train/learning_rate": "learning rate of all optimisers",
     "train/n_updates": "gradient steps so far",
@@ -82,8 +84,9 @@ class Means:
                 self.sums[name] = value.detach().clone()  # for the log
                 self.counts[name] = 1
 
-    def record(self, logger: Logger) -> None:
-        """Log the means and start anew; reads the device once."""
-        record(logger, [{name: total / self.counts[name] for name, total in self.sums.items()}])
+    def record(self, logger: Logger, latest: Mapping[str, Tensor]) -> None:
+        """Log the means, and other metrics as they are, and start anew; reads the device once."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        record(logger, [{**means, **latest}])
         self.sums.clear()
         self.counts.clear()

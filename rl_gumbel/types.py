@@ -63,6 +63,8 @@ class Step:
     """`[B]` float32: sum of the rewards of the episode, this step's included."""
     episode_length: Tensor
     """`[B]` int64: its steps so far, this one included."""
+    repaired: Tensor | None = None
+    """`[B]` bool: where an infinity or NaN was replaced; None where none is."""
 
     @property
     def ended(self) -> Tensor:

@@ -310,7 +310,9 @@ def test_the_actors_step_leaves_the_critic_alone():
 def test_multipliers_move_against_their_violations(entropy, kl, ent_sign, kl_sign):
     model = build(SPACES["discrete"], target_entropy=0.5, kl_bound=0.1)
     before = torch.cat([model.log_ent_coef, model.log_kl_coef]).detach()
-    model.update_multipliers(torch.full((4,), entropy), torch.full((4,), kl))
+    model.update_multipliers(
+        torch.full((4,), entropy), torch.full((4,), kl), None, torch.tensor(True)
+    )
     after = torch.cat([model.log_ent_coef, model.log_kl_coef]).detach()
     assert (after - before).sign().tolist() == [ent_sign, kl_sign]
 
@@ -392,7 +394,7 @@ def test_the_entropy_target_is_lower_where_a_mask_leaves_less():
     most = [sum(math.log(int(factor.sum())) for factor in row) for row in mask]
     assert len(set(most)) > 2
     expected = 0.5 * (entropy.mean().item() - 0.4 * sum(most) / 32)
-    model.update_multipliers(entropy, torch.zeros(32), mask)
+    model.update_multipliers(entropy, torch.zeros(32), mask, torch.tensor(True))
     assert model.log_ent_coef.grad.item() == pytest.approx(expected, rel=1e-5)
 
 

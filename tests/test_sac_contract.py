@@ -303,6 +303,7 @@ def test_every_documented_tag_reaches_tensorboard(tmp_path):
     ours = {name for name in scalars | histograms if name.partition("/")[0] != "rollout"}
     assert ours - {"time/fps"} == losses | {
         "train/learning_rate",
+        "train/skipped_updates",
         *(tag for tag in TAGS if tag.startswith(("estimator/", "eval/"))),
     }
     assert scalars >= {"rollout/ep_rew_mean", "rollout/ep_len_mean", "time/fps"}

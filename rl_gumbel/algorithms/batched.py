@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import gymnasium as gym
 import numpy as np
@@ -13,10 +13,14 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from rl_gumbel.algorithms.numbers import Record, RewardWatch, UpdateWatch, check, measure
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
 from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
+
+COUNTERS = ["skipped_updates", "repaired_steps"]
+"""Tensors that every algorithm saves."""
 
 
 class DeferredArray:
@@ -60,6 +64,17 @@ class BatchedAlgorithm(BaseAlgorithm):
     """The environments, while learning."""
     _obs: Obs | None = None
     """Their present observations, on the device."""
+    skipped_updates: Tensor
+    """Updates not taken so far, their gradient not being finite, on the device."""
+    repaired_steps: Tensor
+    """Steps of environments so far that returned an infinity or NaN, which they replaced."""
+
+    def _setup_checks(self) -> None:
+        """Start counting what is not finite."""
+        self.skipped_updates = torch.zeros((), device=self.device)
+        self.repaired_steps = torch.zeros((), device=self.device)
+        self._updates = UpdateWatch()
+        self._rewards = RewardWatch()
 
     @staticmethod
     def _wrap_env(
@@ -85,6 +100,8 @@ class BatchedAlgorithm(BaseAlgorithm):
     def _show_step(self, callback: BaseCallback, step: Step) -> bool:
         """Count a step of every environment and show it to the callbacks; False ends training."""
         self.num_timesteps += self.n_envs
+        if step.repaired is not None:
+            self.repaired_steps += step.repaired.sum()
         callback.update_locals(
             {
                 "self": self,
@@ -94,25 +111,59 @@ class BatchedAlgorithm(BaseAlgorithm):
         )
         return callback.on_step()
 
-    def _record_episodes(self, ended: Tensor, returns: Tensor, lengths: Tensor) -> int:
+    def _record_episodes(
+        self, ended: Tensor, returns: Tensor, lengths: Tensor, record: Record
+    ) -> int:
         """Put the episodes that ended into SB3's buffer, the latest last; reads the device once.
+
+        The same read tells whether steps and updates since the last one were finite.
 
         Args:
             ended: `[T, B]` bool.
             returns: `[T, B]` float32, of the episode up to each step.
             lengths: `[T, B]` int64, likewise.
+            record: of the same steps.
 
         Returns:
             How many ended.
+
+        Raises:
+            NumericalError: for an infinity or NaN of an environment, or in too many gradients.
+            EnvError: for a state in which nothing may be chosen.
         """
         assert self.ep_info_buffer is not None
-        # As doubles, which hold a length exactly, so that one copy brings all three.
-        table = torch.stack([ended.double(), returns.double(), lengths.double()]).cpu()
+        # As doubles, which hold a length exactly, so that one copy brings everything.
+        table = torch.stack([ended.double(), returns.double(), lengths.double()])
+        parts = [measure(record), self._updates.take(ended), table.flatten()]
+        measured, flags, flat = torch.cat(parts).cpu().split([part.numel() for part in parts])
+        is_finite, largest, may_act = measured.tolist()
+        check(record, is_finite, may_act, self.num_timesteps - ended.numel())
+        self._rewards.see(largest)
+        self._updates.see(flags.tolist(), self.num_timesteps)
+        if self.batched.repairs:
+            self.logger.record("rollout/repaired_steps", self.repaired_steps.item())
+        table = flat.view(table.shape)
         rows = table[1:, table[0].bool()]
         now = round(time.time() - self.start_time / 1e9, 6)
         for episode_return, length in rows[:, -self._stats_window_size :].T.tolist():
             self.ep_info_buffer.append({"r": episode_return, "l": int(length), "t": now})
         return rows.shape[1]
 
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """Return the model itself after training; as SB3's `learn`."""
+        super().learn(*args, **kwargs)
+        self._read_updates()
+        return self
+
+    def _note_update(self, name: str, is_finite: Tensor) -> None:
+        """Count an update of the parameters of that name, skipped or not, on the device."""
+        self.skipped_updates += ~is_finite
+        self._updates.add(name, is_finite)
+
+    def _read_updates(self) -> None:
+        """Look at the updates since the last look; a read of the device of its own."""
+        self._updates.see(self._updates.take(self.skipped_updates).tolist(), self.num_timesteps)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "batched", "_obs", "_last_obs"]
+        built = ["batched", "_obs", "_last_obs", "_updates", "_rewards"]
+        return [*super()._excluded_save_params(), *built]

@@ -19,6 +19,7 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.algorithms.compilation import compile_steps
+from rl_gumbel.algorithms.numbers import Record, floats
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.types import Step
@@ -75,6 +76,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         return masked or self.priority_exponent > 0
 
     def _setup_model(self) -> None:
+        self._setup_checks()
         self._adapts = self._must_adapt()
         self.layout = ActionLayout.from_space(self.action_space)
         # Ends, returns and lengths since the last read.
@@ -221,7 +223,32 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         if self._episodes:
             ended, returns, lengths = map(torch.stack, zip(*self._episodes, strict=True))
             self._episodes.clear()
-            self._episode_num += self._record_episodes(ended, returns, lengths)
+            self._episode_num += self._record_episodes(
+                ended, returns, lengths, self._record(len(ended))
+            )
+
+    def _record(self, num_steps: int) -> Record:
+        """Return the last steps as they are checked, those of them that the replay still has."""
+        buffer, mask = self.replay_buffer, self.batched.action_mask
+        assert isinstance(buffer, DeviceReplayBuffer) and self._obs is not None
+        latest = buffer.latest(num_steps)
+
+        def read(prefix: str) -> dict[str, Tensor]:
+            parts = {name.partition("."): part for name, part in latest.items()}
+            return {
+                key: part
+                for (name, _, key), part in parts.items()
+                if name == prefix and part.is_floating_point()
+            }
+
+        obs = read("obs")
+        for key, part in floats(self._obs).items():
+            obs[key] = torch.cat([obs[key], part.unsqueeze(0)])
+        if mask is not None:
+            mask = torch.cat([latest["mask"], mask.unsqueeze(0)])
+        return Record(
+            obs, latest["reward"], latest["index"], mask, read("next_obs"), lambda row, env: row
+        )
 
     def dump_logs(self) -> None:
         """Write the log, as SB3 does."""

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.algorithms.compilation import compile_steps
+from rl_gumbel.algorithms.numbers import record_of
 from rl_gumbel.rollout import OnStep, collect
 from rl_gumbel.types import Obs, Rollout, Step
 
@@ -32,6 +33,7 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        self._setup_checks()
         self.layout = ActionLayout.from_space(self.action_space)
         self.rollout_buffer = None  # the rollout takes its place
         self.policy = self.policy_class(
@@ -64,7 +66,9 @@ class BatchedOnPolicyAlgorithm(BatchedAlgorithm, OnPolicyAlgorithm):
             return False
         self.rollout, self._obs = collected
         rollout = self.rollout
-        self._record_episodes(rollout.ended, rollout.episode_return, rollout.episode_length)
+        self._record_episodes(
+            rollout.ended, rollout.episode_return, rollout.episode_length, record_of(rollout)
+        )
         callback.on_rollout_end()
         self.iterations += 1
         return True

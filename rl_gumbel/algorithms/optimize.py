@@ -8,34 +8,44 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None) -> Tensor:
-    """Take one step on the optimiser's parameters alone; return the norm of their gradient.
-
-    The norm is that before clipping to `max_norm`; None does not clip.
-    """
-    norm = _set_gradients(optimizer, loss, max_norm)
-    optimizer.step()
-    return norm
-
-
-def descend_if_finite(
+def descend(
     optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Do the same unless the norm is infinite or NaN; return the norm and whether it was finite.
+    """Take one step on the optimiser's parameters alone, unless their gradient is not finite.
 
-    Else parameters and moments stay as they are, without waiting for the device: the step is taken
-    and undone there. A step count that the optimiser keeps on the host goes on.
+    Args:
+        optimizer: of the parameters that learn.
+        loss: a scalar.
+        max_norm: of the gradient, clipped to it; None does not clip.
+
+    Returns:
+        The norm of the gradient before clipping, and whether it is finite, bool: where it is not,
+        parameters and moments stay as they are.
     """
     norm = _set_gradients(optimizer, loss, max_norm)
     is_finite = norm.isfinite()
+    step_if(optimizer, is_finite)
+    return norm, is_finite
+
+
+def step_if(optimizer: torch.optim.Optimizer, is_finite: Tensor) -> None:
+    """Take the optimiser's step, or leave no trace of it, without waiting for the device.
+
+    A fused optimiser decides there, at no cost. Any other takes the step and undoes it, except for
+    a step count that it keeps on the host.
+    """
+    if all(group.get("fused") for group in optimizer.param_groups):
+        # What torch's own loss scaling tells a fused optimiser: 1 takes no step.
+        optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        return
     before = {id(tensor): tensor.detach().clone() for tensor in _tensors(optimizer)}
     optimizer.step()
     with torch.no_grad():  # the parameters are leaves
         for tensor in _tensors(optimizer):
-            if tensor.device == norm.device:
+            if tensor.device == is_finite.device:
                 old = before.get(id(tensor), torch.zeros_like(tensor))  # moments start at zero
                 tensor.copy_(torch.where(is_finite, tensor, old))
-    return norm, is_finite
 
 
 def _set_gradients(

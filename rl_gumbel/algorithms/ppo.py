@@ -11,9 +11,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import check_at_least, check_unit_interval
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
+from rl_gumbel.algorithms.optimize import step_if
 from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import record
@@ -200,6 +202,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
                 kl = torch.stack([row["train/approx_kl"] for row in epoch]).mean()
                 if kl > 1.5 * self.target_kl:  # the one read of an epoch
                     break
+        metrics[0]["train/skipped_updates"] = self.skipped_updates
         if self.policy.normalizer is not None:  # after the update, which needs the old statistics
             self.policy.normalizer.update(self.rollout.obs[1:])
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -247,8 +250,10 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         optimizer = self.policy.optimizer
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        is_finite = norm.isfinite()
+        step_if(optimizer, is_finite)
+        self._note_update("policy", is_finite)
         return dict(zip(METRICS, metrics.unbind(), strict=True))
 
     def loss(
@@ -302,4 +307,4 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer", "reward_scaler"], []
+        return ["policy", "policy.optimizer", "reward_scaler"], list(COUNTERS)

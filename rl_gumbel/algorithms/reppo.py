@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import (
     check_at_least,
     check_positive,
@@ -19,7 +20,7 @@ from rl_gumbel.algorithms.checks import (
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient
+from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient, step_if
 from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.base import BatchedEnv
@@ -281,6 +282,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
                     metrics.append(self.probe_estimator(batch, temperature))
                 metrics.append(self.update_actor(batch, temperature))
                 self._n_updates += 1
+        metrics[0]["train/skipped_updates"] = self.skipped_updates
         if self.policy.normalizer is not None:  # after the update, which needs the old statistics
             self.policy.normalizer.update(self.rollout.obs[1:])
         return metrics
@@ -349,7 +351,8 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
     def update_critic(self, batch: REPPOSamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
         loss = self._critic_loss(batch)
-        descend(self.policy.critic.optimizer, loss, self.max_grad_norm)
+        _, is_finite = descend(self.policy.critic.optimizer, loss, self.max_grad_norm)
+        self._note_update("critic", is_finite)
         # A copy, since the next replay of a CUDA graph overwrites what it returned.
         return {"train/critic_loss": loss.detach().clone()}
 
@@ -369,17 +372,18 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         # A compiled function would be compiled again for every number.
         scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
         loss, entropy, kl = self._actor_loss(batch, scalar, ent_coef, kl_coef)
-        grad_norm = descend(self.policy.actor.optimizer, loss, self.max_grad_norm)
+        norm, is_finite = descend(self.policy.actor.optimizer, loss, self.max_grad_norm)
+        self._note_update("actor", is_finite)
         # The multipliers' loss must not reach the actor.
         entropy, kl = entropy.detach(), kl.detach()
-        self.update_multipliers(entropy.sum(-1), kl, batch.mask)
+        self.update_multipliers(entropy.sum(-1), kl, batch.mask, is_finite)
         return {
             "train/actor_loss": loss.detach().clone(),  # as the critic's
             "train/ent_coef": ent_coef.squeeze(0),
             "train/kl_coef": kl_coef.squeeze(0),
             "train/kl": kl.mean(),
             "train/kl_exceeded": (kl > self.kl_bound).float().mean(),
-            "estimator/grad_norm": grad_norm,
+            "estimator/grad_norm": norm,
             **self.objective.entropy_metrics(entropy, batch.mask),
         }
 
@@ -395,13 +399,16 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         value = value + ent_coef * entropy.sum(-1)
         return kl_constrained_loss(value, kl, self.kl_bound, kl_coef), entropy, kl
 
-    def update_multipliers(self, entropy: Tensor, kl: Tensor, mask: Tensor | None = None) -> None:
+    def update_multipliers(
+        self, entropy: Tensor, kl: Tensor, mask: Tensor | None, is_finite: Tensor
+    ) -> None:
         """Take one step on the learned coefficients, towards the bounds of what they weigh.
 
         Args:
             entropy: `[M]` in nats.
             kl: `[M]` in nats.
             mask: `[M, K, N]`, which lowers the target of the entropy; None if everything may be.
+            is_finite: bool, whether the actor took a step; the coefficients take none without.
         """
         if self.multiplier_optimizer is None:
             return
@@ -410,7 +417,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         loss = loss + multiplier_loss(self.log_kl_coef, self.kl_bound - kl)
         self.multiplier_optimizer.zero_grad()
         loss.backward()
-        self.multiplier_optimizer.step()
+        step_if(self.multiplier_optimizer, is_finite)
 
     def probe_estimator(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
         """Return how near the actor's gradient is to the enumerated one, and how noisy."""
@@ -439,4 +446,4 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         state_dicts = ["policy", "policy.actor.optimizer", "policy.critic.optimizer"]
         if self.multiplier_optimizer is not None:
             state_dicts.append("multiplier_optimizer")
-        return state_dicts, ["log_ent_coef", "log_kl_coef"]
+        return state_dicts, ["log_ent_coef", "log_kl_coef", *COUNTERS]

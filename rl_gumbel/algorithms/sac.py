@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import (
     check_aggregation,
     check_at_least,
@@ -26,9 +27,10 @@ from rl_gumbel.algorithms.checks import (
     join_policy_kwargs,
 )
 from rl_gumbel.algorithms.compilation import compiled
+from rl_gumbel.algorithms.numbers import MAX_UNREAD
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient
+from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient, step_if
 from rl_gumbel.buffers import DeviceReplayBuffer, DeviceReplaySamples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import Means
@@ -284,6 +286,8 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             self.replay_buffer.importance_exponent = 1 - left
         for _ in range(gradient_steps):
             self.update(batch_size, temperature)
+        if len(self._updates) >= MAX_UNREAD:
+            self._read_updates()
         self._latest = {"train/learning_rate": learning_rate, "estimator/temperature": temperature}
 
     def update(self, batch_size: int, temperature: float) -> None:
@@ -327,13 +331,14 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             for name, value in self._latest.items():
                 logger.record(name, value)
             self._latest = {}
-            self._means.record(logger)
+            self._means.record(logger, {"train/skipped_updates": self.skipped_updates})
         return logger
 
     def update_critic(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
         loss, errors, target = self._critic_loss(batch)
-        descend(self.critic.optimizer, loss, self.max_grad_norm)
+        _, is_finite = descend(self.critic.optimizer, loss, self.max_grad_norm)
+        self._note_update("critic", is_finite)
         if isinstance(batch, DeviceReplaySamples) and batch.positions is not None:
             assert isinstance(self.replay_buffer, DeviceReplayBuffer)
             self.replay_buffer.update_priorities(batch.positions, errors)
@@ -395,12 +400,13 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         # A compiled function would be compiled again for every number.
         scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
         loss, entropy = self._actor_loss(obs, scalar, mask)
-        grad_norm = descend(self.actor.optimizer, loss, self.max_grad_norm)
+        norm, is_finite = descend(self.actor.optimizer, loss, self.max_grad_norm)
+        self._note_update("actor", is_finite)
         entropy = entropy.detach()  # the coefficient's loss must not reach the actor
         metrics = {
             "train/actor_loss": loss.detach(),
             "train/ent_coef": self.log_ent_coef.detach().exp().squeeze(0),
-            "estimator/grad_norm": grad_norm,
+            "estimator/grad_norm": norm,
             **self.objective.entropy_metrics(entropy, mask),
         }
         if self.ent_coef_optimizer is not None:
@@ -408,7 +414,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             surplus = (entropy - share * self.objective.max_entropy(mask)).sum(-1).mean()
             metrics["train/ent_coef_loss"] = (self.log_ent_coef.detach() * surplus).squeeze(0)
             self.log_ent_coef.grad = surplus.expand(1)  # of that loss, which is linear in it
-            self.ent_coef_optimizer.step()
+            step_if(self.ent_coef_optimizer, is_finite)
         return metrics
 
     def actor_loss(
@@ -450,4 +456,4 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]
         if self.ent_coef_optimizer is not None:
             state_dicts.append("ent_coef_optimizer")
-        return state_dicts, ["log_ent_coef"]
+        return state_dicts, ["log_ent_coef", *COUNTERS]

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import (
     check_at_least,
     check_positive,
@@ -18,12 +19,7 @@ from rl_gumbel.algorithms.checks import (
 )
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import (
-    descend,
-    descend_if_finite,
-    entropy_target,
-    log_coefficient,
-)
+from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient, step_if
 from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.base import BatchedEnv, TorchEnv
@@ -240,7 +236,6 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             )
         self.reward_scaler = RewardScaler(self.n_envs, self.gamma).to(self.device)
         self.reward_center = RewardCenter(self.average_reward_rate or 1.0).to(self.device)
-        self.skipped_updates = torch.zeros((), device=self.device)
         networks = self.policy.critic_target, self.policy.critic
         self._averaged = [list(network.parameters()) for network in networks]
 
@@ -396,12 +391,12 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
     def update_actor(self, window: Window) -> dict[str, Tensor]:
         """Take one step on the actor and the entropy coefficient; return what is logged."""
         loss = self.actor_loss(window)
-        norm, is_finite = descend_if_finite(self.policy.actor.optimizer, loss, self.max_grad_norm)
+        norm, is_finite = descend(self.policy.actor.optimizer, loss, self.max_grad_norm)
         self._n_updates += 1
-        self.skipped_updates += ~is_finite
+        self._note_update("actor", is_finite)
         entropy = window.entropy.detach()  # the coefficient's loss must not reach the actor
         ent_coef = self.log_ent_coef.detach().exp().squeeze(0)  # for the log
-        self.update_ent_coef(entropy.sum(-1), window.samples.mask)
+        self.update_ent_coef(entropy.sum(-1), window.samples.mask, is_finite)
         target, advantage = window.samples.target, window.samples.advantage
         metrics = {
             "train/actor_loss": loss.detach(),  # for the log
@@ -439,24 +434,26 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             objective = objective + weight * (discounts.flatten() * score).mean()
         return -objective
 
-    def update_ent_coef(self, entropy: Tensor, mask: Tensor | None) -> None:
+    def update_ent_coef(self, entropy: Tensor, mask: Tensor | None, is_finite: Tensor) -> None:
         """Take one step on a learned entropy coefficient, towards the target.
 
         Args:
             entropy: `[M]` in nats.
             mask: `[M, K, N]`, which lowers the target; None if everything may be.
+            is_finite: bool, whether the actor took a step; the coefficient takes none without.
         """
         if self.ent_coef_optimizer is None:
             return
         target = self._entropy_target * self.objective.allowed_share(mask)
         self.ent_coef_optimizer.zero_grad()
         multiplier_loss(self.log_ent_coef, entropy - target).backward()
-        self.ent_coef_optimizer.step()
+        step_if(self.ent_coef_optimizer, is_finite)
 
     def update_critic(self, batch: SHACSamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
         loss = critic_loss(self.policy.critic(batch.obs), batch.target)
-        descend(self.policy.critic.optimizer, loss, self.max_grad_norm)
+        _, is_finite = descend(self.policy.critic.optimizer, loss, self.max_grad_norm)
+        self._note_update("critic", is_finite)
         return {"train/critic_loss": loss.detach()}  # for the log
 
     def learn(
@@ -482,4 +479,4 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         state_dicts += ["reward_scaler", "reward_center"]
         if self.ent_coef_optimizer is not None:
             state_dicts.append("ent_coef_optimizer")
-        return state_dicts, ["log_ent_coef", "skipped_updates"]
+        return state_dicts, ["log_ent_coef", *COUNTERS]

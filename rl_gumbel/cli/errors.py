@@ -3,9 +3,9 @@
 USER_ERROR = 2
 """Exit code of a mistake in the command, the configuration or the environment's name."""
 ENVIRONMENT_ERROR = 3
-"""Exit code of an environment that failed, or returned what is not a number."""
+"""Exit code of an environment that failed."""
 NUMERICAL_ERROR = 4
-"""Exit code of training whose numbers are not finite any more, or that ran out of memory."""
+"""Exit code of numbers that are not finite, or of a lack of memory."""
 STORAGE_ERROR = 5
 """Exit code of files that cannot be written, or of a run without a checkpoint that is whole."""
 STOPPED = 75
