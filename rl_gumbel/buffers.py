@@ -228,6 +228,7 @@ class DeviceReplayBuffer(ReplayBuffer):
 
     def update_priorities(self, positions: Tensor, errors: Tensor) -> None:
         """Store the priorities of transitions at `positions` `[M]` with TD errors `[M]` >= 0."""
+        errors = torch.where(errors.isfinite(), errors, 0.0)  # of an update that was skipped
         priority = (errors + 1e-6) ** self.priority_exponent  # so that none is lost for ever
         self.store["priority"].view(-1).index_copy_(0, positions, priority)
 

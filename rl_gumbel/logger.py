@@ -84,9 +84,9 @@ class Means:
                 self.sums[name] = value.detach().clone()  # for the log
                 self.counts[name] = 1
 
-    def record(self, logger: Logger, latest: Mapping[str, Tensor]) -> None:
+    def record(self, logger: Logger, latest: Mapping[str, Tensor] | None = None) -> None:
         """Log the means, and other metrics as they are, and start anew; reads the device once."""
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        record(logger, [{**means, **latest}])
+        record(logger, [{**means, **(latest or {})}])
         self.sums.clear()
         self.counts.clear()
