@@ -276,6 +276,7 @@ def test_frozen_codes_stay_as_pretraining_left_them():
     codes = make_codes()
     pretrain_codes(codes, sample(FLAT), num_updates=2, freeze=True)
     assert codes.is_frozen
+    assert all(parameter.grad is None for parameter in codes.parameters())
     assert not codes(sample(FLAT)).requires_grad
     other = make_codes()
     other.load_state_dict(codes.state_dict())
