@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_peers import PEERS, make_peer, read_peer_config
+from sb3_peers import PEERS, make_continuous_vec, make_peer, read_peer_config
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -26,10 +26,10 @@ from rl_gumbel.callbacks import evaluate_model, takes_masks
 from rl_gumbel.cli import make_config
 from rl_gumbel.cli.backends import make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.build import find_device, make_model
-from rl_gumbel.cli.environments import MAX_EPISODE_STEPS, policy_name
+from rl_gumbel.cli.environments import MAX_EPISODE_STEPS, MAX_EVALUATION_ENVS, policy_name
 from rl_gumbel.cli.parser import parse
 from rl_gumbel.cli.run_directory import find_commit
-from rl_gumbel.cli.train import EVALUATION_SEED
+from rl_gumbel.cli.training import EVALUATION_SEED
 from rl_gumbel.config import TrainConfig
 from rl_gumbel.envs.queue_network import QueueNetwork
 from rl_gumbel.envs.queue_rules import average_cost
@@ -106,8 +106,12 @@ def run_job(job: Job) -> tuple[Row, list[Row]]:
     torch.set_num_threads(config.threads)
     device = find_device(config.device)
     evaluation_seed = config.seed + EVALUATION_SEED
-    evaluation_env = make_evaluation_vec(config, EPISODES, evaluation_seed, device)
-    env = make_training_vec(config, device)
+    if job.algo in PEERS and PEERS[job.algo].takes_continuous:
+        evaluation_env = make_continuous_vec(config, MAX_EVALUATION_ENVS, evaluation_seed)
+        env = make_continuous_vec(config, config.num_envs, config.seed)
+    else:
+        evaluation_env = make_evaluation_vec(config, EPISODES, evaluation_seed, device)
+        env = make_training_vec(config, device)
     if job.algo in PEERS:
         model, evaluation_env = make_peer(job.algo, config, env, evaluation_env, device)
     else:

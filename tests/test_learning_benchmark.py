@@ -14,7 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rl_gumbel.cli.errors import UserError
-from rl_gumbel.cli.train import EVALUATION_SEED
+from rl_gumbel.cli.training import EVALUATION_SEED
 from rl_gumbel.config import load_config
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.envs.frozen_lake import FrozenLake
@@ -159,7 +159,14 @@ QUICK = ("--total-timesteps=48", "--num-envs=8")
 
 
 @pytest.mark.parametrize(
-    ("algo", "options"), [("ppo", ("--algorithm.n-steps=8",)), ("sb3-dqn", ()), ("sb3-ppo", ())]
+    ("algo", "options"),
+    [
+        ("ppo", ("--algorithm.n-steps=8",)),
+        ("sb3-dqn", ()),
+        ("sb3-qrdqn", ()),
+        ("sb3-ppo", ()),
+        ("decqn", ()),
+    ],
 )
 def test_a_run_gives_a_complete_row(algo, options):
     row, curve = run_job(Job("CartPole-v1", algo, 3, 475.0, (*QUICK, *options)))
@@ -236,6 +243,45 @@ def test_a_peer_has_the_published_settings_where_there_are_some():
     assert (model.n_steps, model.gamma, model.n_epochs) == (32, 0.98, 20)
     assert [model.lr_schedule(left) for left in (1.0, 0.5, 0.0)] == [1e-3, 5e-4, 0.0]
     assert [model.clip_range(left) for left in (1.0, 0.5, 0.0)] == [0.2, 0.1, 0.0]
+
+
+def test_sac_of_sb3_runs_on_the_continuous_original(monkeypatch):
+    monkeypatch.setattr(learning_run, "EPISODES", 3)
+    row, _ = run_job(Job("Pendulum-v1", "sb3-sac", 0, None, ("--total-timesteps=40",)))
+    assert row["last_length"] == 200
+    assert row["last"] < 0
+    with pytest.raises(UserError, match=r"sb3-sac on CartPole-v1: .*Box"):
+        run_job(Job("CartPole-v1", "sb3-sac", 0, None, ("--total-timesteps=40",)))
+
+
+LEVELS = "[{rl_gumbel.DiscretizeActions: {bins: [3]}}]"
+
+
+@pytest.mark.parametrize("algo", ["sb3-ppo", "decqn"])
+def test_peers_take_levels_of_continuous_actions(algo, monkeypatch):
+    monkeypatch.setattr(learning_run, "EPISODES", 3)
+    options = ("--total-timesteps=40", f"--env-wrappers={LEVELS}")
+    row, _ = run_job(Job("Pendulum-v1", algo, 0, None, options))
+    assert row["last_length"] == 200
+    assert LEVELS.strip("[]{}").split(":")[0] in row["options"]
+
+
+def test_maskable_ppo_runs_where_there_are_masks_and_nowhere_else():
+    options = ("--total-timesteps=40", "--num-envs=2")
+    row, _ = run_job(Job("Taxi-v4", "sb3-maskable-ppo", 0, None, options))
+    assert row["protocol"] == "exact"
+    with pytest.raises(UserError, match=r"sb3-maskable-ppo on CartPole-v1: .* no action masks"):
+        run_job(Job("CartPole-v1", "sb3-maskable-ppo", 0, None, options))
+
+
+def test_quantiles_have_the_settings_of_dqn_and_their_number():
+    """rl-zoo's `qrdqn.yml` repeats those of `dqn.yml` on CartPole-v1."""
+    dqn, qrdqn = sb3_peers.PEERS["sb3-dqn"], sb3_peers.PEERS["sb3-qrdqn"]
+    ours = dict(qrdqn.find_settings("CartPole-v1").arguments)
+    assert ours.pop("policy_kwargs") == {"net_arch": [256, 256], "n_quantiles": 10}
+    theirs = dict(dqn.find_settings("CartPole-v1").arguments)
+    assert theirs.pop("policy_kwargs") == {"net_arch": [256, 256]}
+    assert ours == theirs
 
 
 def test_a_normalised_peer_is_evaluated_with_the_statistics_of_training():
