@@ -41,6 +41,9 @@ TAGS: Mapping[str, str] = {
     "codes/kl": "divergence of the code's distribution from the prior, in nats",
     "codes/perplexity": "categories in use, from 1 to all, of the argmax codes, mean over factors",
     "codes/temperature": "temperature of the codes' estimator",
+    "policy/entropy_per_factor": "entropy of each factor as such a fraction: heights over factors",
+    "actions/factor_00": "probability of each category, mean over recent states; one per factor",
+    "video/episode": "the start of an episode of argmax actions, animated",
     "eval/mean_reward": "mean return of the argmax policy over the evaluation episodes",
     "eval/mean_ep_length": "mean length of the evaluation episodes",
 }

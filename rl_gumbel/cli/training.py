@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.callbacks import EvaluationCallback
@@ -18,6 +19,7 @@ from rl_gumbel.cli.memory import keep_freed_memory
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_logs import open_logs
 from rl_gumbel.cli.signals import StopSignals
+from rl_gumbel.cli.viewers import make_viewers
 from rl_gumbel.config import TrainConfig
 
 EVALUATION_SEED = 1_000_000
@@ -33,6 +35,8 @@ class Training:
     model: BaseAlgorithm
     env: VecEnv
     evaluation_env: VecEnv
+    viewers: list[BaseCallback]
+    """What shows more of it in TensorBoard."""
 
     def describe(self, settings: str) -> str:
         """Return what is trained where, and from which settings, in words."""
@@ -55,7 +59,8 @@ def build_training(config: TrainConfig) -> Training:
     model = make_model(config, env, str(policy_name(env.observation_space)), device)
     evaluation_seed = (config.seed + EVALUATION_SEED) % 2**32
     evaluation_env = make_evaluation_vec(config, config.eval_episodes, evaluation_seed, device)
-    return Training(config, device, model, env, evaluation_env)
+    viewers = make_viewers(config, model, device)
+    return Training(config, device, model, env, evaluation_env, viewers)
 
 
 def run_training(
@@ -120,5 +125,5 @@ def learn(
         start=start,
     )
     with ProgressCallback(evaluations, config.total_timesteps, live=live) as progress:
-        callbacks = [evaluations, checkpoints, progress]
+        callbacks = [evaluations, *training.viewers, checkpoints, progress]
         training.model.learn(config.total_timesteps, callback=callbacks)

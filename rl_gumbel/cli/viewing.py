@@ -59,6 +59,18 @@ def add_record(parser: argparse.ArgumentParser) -> None:
     add_agent(parser)
 
 
+def add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `tensorboard`."""
+    parser.description = (
+        "Open TensorBoard on runs. The tab Custom Scalars shows return, losses and the health of\n"
+        "the estimator side by side, Histograms the policy of each factor, HParams the settings."
+    )
+    runs = parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of one or more")
+    runs.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    add = parser.add_argument
+    add("--port", type=at_least(0), default=6006, help="0 is any that is free (default: 6006)")
+
+
 def number(text: str) -> float:
     """Return a finite number; raise argparse's error if it is none."""
     try:

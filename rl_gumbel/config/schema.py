@@ -120,6 +120,8 @@ class TrainConfig(Section):
     """Steps between evaluations; 0 leaves only the one at the end."""
     eval_episodes: PositiveInt = 10
     """Episodes of each evaluation."""
+    video_freq: NonNegativeInt = 0
+    """Steps between clips of an episode in TensorBoard; 0 for none."""
     checkpoint_freq: NonNegativeInt | None = None
     """Steps between checkpoints; null is ten minutes, 0 only the one at the end or a signal."""
     checkpoint_keep: PositiveInt = 2
