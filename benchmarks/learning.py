@@ -7,10 +7,11 @@
 `run` trains each seed for a fixed budget and measures the model at its end; `learning_run.py` says
 how. Our algorithms start from the tuned settings in `configs/`; options of `rl-gumbel train` may
 follow and are part of a row's identity. Learning curves go to `benchmarks/results/curves.csv`: in
-each hundredth of the budget the mean return of the last 100 training episodes. The peers, SB3's and
-sb3-contrib's algorithms (`sb3-ppo`, `sb3-dqn`, `sb3-qrdqn`, `sb3-maskable-ppo`, `sb3-sac`) and
-`decqn`, have the settings in `sb3_peers.py`. Rows go to `benchmarks/results/learning.csv`; a row
-that is there already is not run again. `table` prints every group of rows as a line of Markdown.
+each hundredth of the budget the mean return of the last 100 training episodes (of a queueing
+network the average cost since the point before). The peers, SB3's and sb3-contrib's algorithms
+(`sb3-ppo`, `sb3-dqn`, `sb3-qrdqn`, `sb3-maskable-ppo`, `sb3-sac`) and `decqn`, have the settings in
+`sb3_peers.py`. Rows go to `benchmarks/results/learning.csv`; a row that is there already is not run
+again. `table` prints every group of rows as a line of Markdown.
 
 `benchmarks/results/tuning.csv` holds, in the same columns, the trials on other seeds by which
 settings were chosen; their options stand on the settings that were shipped at that commit, or on

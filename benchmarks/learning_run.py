@@ -4,7 +4,8 @@ The same for our algorithms and for peers: 100 episodes with argmax actions and 
 ones (for DQN: with its final epsilon), on environments that training does not use; where the
 environment is a table, the exact expected return of the argmax policy instead of the former. On
 `QueueNetwork-v0` `last` and `sampled` are average holding costs, so lower is better: of 100 runs
-from empty queues over 20,000 events, by argmax and by sampled actions.
+from empty queues over 20,000 events, by argmax and by sampled actions. Its episodes hardly end in
+training: the `mean_return` of a curve is the average holding cost since the point before.
 `seconds` are those inside `learn`, which does nothing but train; `threshold_timesteps` is the first
 step at which the last 100 training episodes had a mean return of at least `threshold`.
 """
@@ -116,7 +117,9 @@ def run_job(job: Job) -> tuple[Row, list[Row]]:
         model, evaluation_env = make_peer(job.algo, config, env, evaluation_env, device)
     else:
         model = make_model(config, env, str(policy_name(env.observation_space)), device)
-    watch = Watch(job.threshold, config.total_timesteps)
+    network = find_network(config)
+    holding_cost = None if network is None else sum(network.network.holding_costs)
+    watch = Watch(job.threshold, config.total_timesteps, holding_cost)
     start = time.perf_counter()
     model.learn(config.total_timesteps, callback=watch)
     seconds = time.perf_counter() - start
@@ -138,26 +141,41 @@ class Watch(BaseCallback):
     Args:
         threshold: a mean return; `reached` is the first step at which it was there, or None.
         total_timesteps: of the run; `curve` has a point in each hundredth of them.
+        holding_cost: of a queueing network, the sum over its classes: the curve then has average
+            costs, of all environments since the point before, whether or not episodes end. The
+            rewards of a network average to minus these costs over this sum.
     """
 
-    def __init__(self, threshold: float | None, total_timesteps: int) -> None:
+    def __init__(
+        self, threshold: float | None, total_timesteps: int, holding_cost: float | None = None
+    ) -> None:
         super().__init__()
         self.threshold = threshold
         self.interval = total_timesteps / CURVE_POINTS
         self.reached: int | None = None
         self.curve: list[Row] = []
+        self.holding_cost = holding_cost
         self._latest: object = None
         self._hundredth = 0.0
+        self._costs: list[float] = []
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
 
     def _on_step(self) -> bool:
-        self._look()
+        if self.holding_cost is not None:
+            self._costs.append(-self.holding_cost * float(np.mean(self.locals["rewards"])))
+            hundredth = self.num_timesteps // self.interval
+            if hundredth > self._hundredth:
+                self._note(hundredth, float(np.mean(self._costs)))
+                self._costs.clear()
+        else:
+            self._look()
         return True
 
     def _on_training_end(self) -> None:
-        self._look()
+        if self.holding_cost is None:
+            self._look()
 
     def _look(self) -> None:
         episodes = self.model.ep_info_buffer or []
@@ -170,19 +188,24 @@ class Watch(BaseCallback):
             return
         mean = float(np.mean([episode["r"] for episode in episodes]))
         if is_due:
-            self._hundredth = hundredth
-            seconds = round(time.perf_counter() - self._start, 2)
-            self.curve.append(
-                {"timesteps": self.num_timesteps, "seconds": seconds, "mean_return": mean}
-            )
+            self._note(hundredth, mean)
         if self.threshold is not None and not self.reached and mean >= self.threshold:
             self.reached = self.num_timesteps
+
+    def _note(self, hundredth: float, mean: float) -> None:
+        """Add a point to the curve."""
+        self._hundredth = hundredth
+        seconds = round(time.perf_counter() - self._start, 2)
+        self.curve.append(
+            {"timesteps": self.num_timesteps, "seconds": seconds, "mean_return": mean}
+        )
 
 
 def measure(model: BaseAlgorithm, env: VecEnv, config: TrainConfig) -> Row:
     """Return the figures of the model by argmax and by sampled actions."""
-    if find_torch_id(config.env) == "QueueNetwork-v0":
-        return measure_network(model, config)
+    network = find_network(config)
+    if network is not None:
+        return measure_network(model, network, config.seed)
     sampled = evaluate_model(model, env, EPISODES, deterministic=False)
     row: Row = {"sampled": sampled.mean_reward, "sampled_std": sampled.std_reward}
     tabular = find_table(config)
@@ -199,11 +222,18 @@ def measure(model: BaseAlgorithm, env: VecEnv, config: TrainConfig) -> Row:
     }
 
 
-def measure_network(model: BaseAlgorithm, config: TrainConfig) -> Row:
-    """Return average holding costs of a network, lower is better, and deviations over the runs."""
+def find_network(config: TrainConfig) -> QueueNetwork | None:
+    """Return both hundreds of runs of a queueing network, if that is what is learned."""
+    if find_torch_id(config.env) != "QueueNetwork-v0":
+        return None
     env = make_torch_env("QueueNetwork-v0", 2 * EPISODES, **config.env_kwargs)
     assert isinstance(env, QueueNetwork)
-    env.to(model.device).reset(seed=config.seed + EVALUATION_SEED)
+    return env
+
+
+def measure_network(model: BaseAlgorithm, env: QueueNetwork, seed: int) -> Row:
+    """Return average holding costs of a network, lower is better, and deviations over the runs."""
+    env.to(model.device).reset(seed=seed + EVALUATION_SEED)
     model.policy.set_training_mode(False)
 
     def act(obs: Obs, mask: torch.Tensor | None) -> torch.Tensor:

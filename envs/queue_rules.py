@@ -24,6 +24,21 @@ def max_weight(env: QueueNetwork, obs: Tensor, mask: Tensor) -> Tensor:
     return _largest(env, obs.expm1().round(), mask)  # observed is log(1 + q)
 
 
+def last_buffer_first(env: QueueNetwork, obs: Tensor, mask: Tensor) -> Tensor:
+    """Return the categories `[B, K]` of the jobs with the fewest services to go: LBFS.
+
+    A tie goes to the first class of the server. The buffer priority that Lu and Kumar (1991,
+    "Distributed scheduling based on due dates and buffer priorities") show to be stable on
+    re-entrant lines; whatever holding costs and rates are.
+    """
+    network = env.network
+    scores = torch.full(mask.shape[1:], -torch.finfo(torch.float32).max)  # of idling
+    for server, classes in enumerate(network.choices):
+        for choice, job in enumerate(classes):
+            scores[server, choice] = -len(network.route(job))
+    return scores.to(mask.device).expand(mask.shape).masked_fill(~mask, -torch.inf).argmax(-1)
+
+
 def average_cost(env: QueueNetwork, act: Act, num_events: int) -> Tensor:
     """Return the holding costs in a unit of time of B runs from empty queues, `[B]` float64.
 

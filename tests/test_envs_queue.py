@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rl_gumbel.envs.base import State
 from rl_gumbel.envs.queue_network import QueueNetwork
-from rl_gumbel.envs.queue_rules import average_cost, c_mu, max_weight
+from rl_gumbel.envs.queue_rules import average_cost, c_mu, last_buffer_first, max_weight
 from rl_gumbel.envs.queue_systems import SYSTEMS, Network, make_reentrant
 from rl_gumbel.estimators import ESTIMATORS
 from rl_gumbel.vec_env import make_vec
@@ -383,6 +383,18 @@ def test_max_weight_reads_long_queues_exactly() -> None:
     env = make("criss-cross", 2, [0.0] * 3)
     state = {"queue": torch.tensor([[10_000.0, 0, 10_001], [10_001, 0, 10_000]])}
     assert choose(env, max_weight, state) == [[1, 1], [0, 1]]
+
+
+def test_the_last_buffer_is_first_served_by_hand() -> None:
+    """Class 3 of the criss-cross leaves next, class 1 has two services to go; passes of a line."""
+    env = make("criss-cross", 3, [0.0] * 3)
+    state = {"queue": torch.tensor([[9.0, 1, 1], [9, 0, 0], [0, 0, 1]])}
+    assert choose(env, last_buffer_first, state) == [[1, 0], [0, 1], [1, 1]]
+    # Family 1: the first stream leaves after two passes, with 2 services to go at station 1 of 2
+    # there; the second stream, pass 3, leaves after as many: the first class of them it is.
+    for name, expected in (("reentrant-2-2", [2, 2]), ("reentrant-1-2", [1, 1])):
+        env = make(name, 1, [0.0] * 6)
+        assert choose(env, last_buffer_first, {"queue": torch.ones(1, 6)}) == [expected]
 
 
 # --- the gradient ---------------------------------------------------------------------------------

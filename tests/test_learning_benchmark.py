@@ -75,6 +75,34 @@ def test_a_curve_has_one_point_in_each_hundredth_of_the_budget():
     assert all(point["seconds"] >= 0 for point in watch.curve)
 
 
+def test_a_curve_of_a_network_has_the_average_cost_since_the_point_before():
+    watch = Watch(None, 100 * 4, holding_cost=3.0)  # a point for every second step of two runs
+    watch.model = SimpleNamespace(ep_info_buffer=deque())
+    watch._on_training_start()
+    for step, rewards in enumerate([[-1.0, -3], [-5, -7], [-1, -1], [-2, -4], [0, 0]], 1):
+        watch.num_timesteps = 2 * step
+        watch.locals = {"rewards": np.array(rewards)}
+        assert watch._on_step()
+    watch._on_training_end()
+    # 3 times the means of 1, 3, 5, 7 and of 1, 1, 2, 4.
+    assert [(p["timesteps"], p["mean_return"]) for p in watch.curve] == [(4, 12.0), (8, 6.0)]
+
+
+@pytest.mark.parametrize("system", ["criss-cross", "reentrant-1-2"])
+def test_the_rewards_of_a_network_average_to_its_cost(system):
+    env = QueueNetwork(100, None, system=system)
+    env.reset(seed=0)
+    cost = average_cost(env, partial(c_mu, env), 2000)
+    env.reset(seed=0)
+    rewards, obs = [], env.observe(env.state)
+    for _ in range(2000):
+        step = env.step(c_mu(env, obs, env.action_mask))
+        obs = step.obs
+        rewards.append(step.reward)
+    expected = -sum(env.network.holding_costs) * torch.stack(rewards).mean()
+    assert float(cost.mean()) == pytest.approx(float(expected), rel=0.03)
+
+
 class Lookup:
     """A model that knows an action for each observation."""
 
