@@ -59,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.record import record
 
         return record(args)
+    if args.verb == "report":
+        from rl_gumbel.cli.report import report
+
+        return report(args)
     if args.verb == "tensorboard":
         from rl_gumbel.cli.open_tensorboard import open_tensorboard
 

@@ -16,7 +16,7 @@ from rl_gumbel.cli.options import (
     one_of,
     read_option,
 )
-from rl_gumbel.cli.viewing import add_plot, add_record, add_tensorboard
+from rl_gumbel.cli.viewing import add_plot, add_record, add_report, add_tensorboard
 from rl_gumbel.config import load_config, suggest
 from rl_gumbel.config.reading import Place
 
@@ -142,6 +142,7 @@ def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argpar
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
     add_plot(verbs.add_parser("plot", help="draw runs over seeds"))
     add_record(verbs.add_parser("record", help="film the agent of a run"))
+    add_report(verbs.add_parser("report", help="write a page about a run"))
     add_tensorboard(verbs.add_parser("tensorboard", help="open TensorBoard on runs"))
     listing = verbs.add_parser("list", help="show what there is")
     listing.add_argument("what", type=one_of(LISTS), choices=LISTS, help="what to list")

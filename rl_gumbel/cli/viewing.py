@@ -59,6 +59,18 @@ def add_record(parser: argparse.ArgumentParser) -> None:
     add_agent(parser)
 
 
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report`."""
+    parser.description = (
+        "Write one HTML file about a run: curves, evaluations, the estimator, actions over\n"
+        "training, a film, configuration and hardware. It needs no network and no other file."
+    )
+    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    out = parser.add_argument("--out", metavar="FILE", help="(default: RUN/report.html)")
+    out.complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument("--no-video", action="store_true", help="show and record no film")
+
+
 def add_tensorboard(parser: argparse.ArgumentParser) -> None:
     """Add the options of `tensorboard`."""
     parser.description = (

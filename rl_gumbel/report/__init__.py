@@ -1,0 +1,1 @@
+"""One run as one page: what ran, how it went, and what the policy became."""
