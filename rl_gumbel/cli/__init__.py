@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.evaluate import evaluate
 
         return evaluate(args)
+    if args.verb == "lab":
+        from rl_gumbel.cli.lab import lab
+
+        return lab(args)
     if args.verb == "plot":
         from rl_gumbel.cli.plot import plot
 

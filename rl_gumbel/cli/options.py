@@ -167,6 +167,57 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i (default: auto)")
 
 
+EXPERIMENTS = (
+    "temperature",
+    "factors",
+    "categories",
+    "sharpness",
+    "shapes",
+    "cost",
+    "polynomial",
+)
+"""Of `lab`, the names of `rl_gumbel.lab.EXPERIMENTS`."""
+
+
+def add_lab(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `lab`."""
+    parser.description = (
+        "Measure every estimator against exact gradients: bias, variance, cosine, cost.\n"
+        "Writes a CSV and a figure for each experiment; with --run, for that run's own critic and\n"
+        "states, and recommends an estimator for it."
+    )
+    add = parser.add_argument
+    add(
+        "--out",
+        metavar="DIR",
+        help="directory for the files, new or empty (default: lab, or RUN/lab)",
+    ).complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    add(
+        "--only",
+        nargs="+",
+        type=one_of(EXPERIMENTS),
+        choices=EXPERIMENTS,
+        metavar="NAME",
+        help=f"some of the experiments: {', '.join(EXPERIMENTS)}",
+    )
+    add("--run", metavar="RUN", help="directory that train wrote with sac or reppo")
+    models = ("last", "best")
+    add("--model", type=one_of(models), choices=models, help="of --run (default: last)")
+    add(
+        "--states",
+        type=at_least(1),
+        metavar="N",
+        help="of --run, sampled from episodes of its policy (default: 256)",
+    )
+    add(
+        "--draws",
+        type=at_least(1),
+        metavar="N",
+        help="gradients sampled for each number (default: 256; with --run 64)",
+    )
+    add("--seed", type=at_least(0), default=0, metavar="S", help="(default: 0)")
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """Return a reader of one of `names`."""
 

@@ -11,6 +11,7 @@ from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.options import (
     ENV_KWARGS,
     add_evaluate,
+    add_lab,
     add_resume,
     add_train,
     one_of,
@@ -140,6 +141,7 @@ def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argpar
     add_train(training, algo, show_all=show_all)
     add_resume(verbs.add_parser("resume", help="go on with a run from its last checkpoint"))
     add_evaluate(verbs.add_parser("evaluate", help="evaluate the agent of a run"))
+    add_lab(verbs.add_parser("lab", help="measure the estimators, on a run's critic if asked"))
     add_plot(verbs.add_parser("plot", help="draw runs over seeds"))
     add_record(verbs.add_parser("record", help="film the agent of a run"))
     add_report(verbs.add_parser("report", help="write a page about a run"))
