@@ -4,11 +4,11 @@ import argparse
 import csv
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.cli.need import need
 from rl_gumbel.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ THREADS = 1
 """The tensors are small: more would mostly wait for one another."""
 NUM_ENVS = 16
 """That the states of a run are collected from."""
+NUM_STEPS = 256
+"""Of each of them; states are drawn from all steps."""
 Row = dict[str, Any]
 
 
@@ -28,6 +30,7 @@ def lab(args: argparse.Namespace) -> int:
     Raises:
         UserError: for options that would be ignored, a directory that cannot be used, a run without
             a critic of actions, or if matplotlib is missing. Nothing is written then.
+        StorageError: for files that cannot be written.
     """
     check(args)
     return measure_experiments(args) if args.run is None else measure_a_run(args)
@@ -41,8 +44,9 @@ def check(args: argparse.Namespace) -> None:
                 raise UserError(f"--{option} would be ignored: it is an option of --run")
     elif args.only is not None:
         raise UserError("--only would be ignored: --run measures that run alone")
-    if find_spec("matplotlib") is None:
-        raise UserError("figures need matplotlib: pip install 'rl-gumbel[plot]'")
+    if (args.states or 0) > NUM_ENVS * NUM_STEPS:
+        raise UserError(f"--states {args.states}: must be at most {NUM_ENVS * NUM_STEPS}")
+    need("matplotlib", "plot")
     if args.out is not None:
         out = Path(args.out)
         if out.exists() and not out.is_dir():
@@ -90,22 +94,15 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> "Result":
     """Return the errors of the estimators on the model that `args` names."""
     import torch
 
-    from rl_gumbel.checkpoint import load_model
     from rl_gumbel.cli.backends import make_evaluation_vec
+    from rl_gumbel.cli.evaluate import load_agent
     from rl_gumbel.lab.measure import Method
-    from rl_gumbel.lab.on_run import collect_states, measure_run
+    from rl_gumbel.lab.on_run import BatchGradient, collect_states, measure_run
     from rl_gumbel.vec_env import as_batched
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(args.seed)
-    settings: dict[str, Any] = {"seed": args.seed}
-    if hasattr(config.algorithm, "buffer_size"):
-        settings["buffer_size"] = 1  # not used here
-    path = Path(args.run) / "models" / (args.model or "last")
-    try:
-        model = load_model(path, device="cpu", **settings)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from error
+    model = load_agent(config, args.run, args.model or "last", args.seed, "cpu")
     objective = model.objective
     present = Method(
         objective.estimator,
@@ -117,10 +114,12 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> "Result":
     env = make_evaluation_vec(config, NUM_ENVS, args.seed, "cpu")
     try:
         batched = as_batched(env, "cpu")
-        obs, mask = collect_states(model.policy, batched, args.states or STATES, args.seed)
+        count = args.states or STATES
+        obs, mask = collect_states(model.policy, batched, NUM_STEPS, count, args.seed)
     finally:
         env.close()
-    return measure_run(model.policy, obs, mask, present, args.draws or RUN_DRAWS)
+    gradient = BatchGradient(model.policy, obs, mask, objective.use_mean)
+    return measure_run(gradient, present, args.draws or RUN_DRAWS)
 
 
 def make_directory(text: str | None, default: Path) -> Path:
@@ -132,7 +131,7 @@ def make_directory(text: str | None, default: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
     return path
 
 
@@ -148,7 +147,7 @@ def write(out: Path, name: str, rows: Sequence[Row], figure: Any) -> None:
                 writer.writerow({key: _text(value) for key, value in row.items()})
         save(figure, out / f"{name}.png")
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
 def _text(value: Any) -> Any:

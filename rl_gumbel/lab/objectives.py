@@ -154,10 +154,14 @@ class CriticObjective:
         network: a critic of `rl_gumbel.networks` or `rl_gumbel.equivariant`.
         features: `[S, F]`, what it takes besides the action.
         layout: of the action space.
+        use_mean: whether the actor climbs the mean of the ensemble, not its minimum.
     """
 
-    def __init__(self, network: nn.Module, features: Tensor, layout: ActionLayout) -> None:
+    def __init__(
+        self, network: nn.Module, features: Tensor, layout: ActionLayout, use_mean: bool = False
+    ) -> None:
         self.network, self.features, self.layout = network, features, layout
+        self.use_mean = use_mean
         self.joint: Tensor | None = None
         self.is_exact = True
         if network.is_multilinear:
@@ -173,7 +177,8 @@ class CriticObjective:
         """Return values `[..., S]`."""
         before = one_hot.shape[:-3]
         rows = self.features.expand(math.prod(before), *self.features.shape).flatten(0, 1)
-        value: Tensor = self.network.actor_value(rows, one_hot.reshape(-1, *one_hot.shape[-2:]))  # type: ignore[operator]
+        actions = one_hot.reshape(-1, *one_hot.shape[-2:])
+        value: Tensor = self.network.actor_value(rows, actions, self.use_mean)  # type: ignore[operator]
         return value.reshape(*before, len(self.features))
 
     def expectation(self, policy: FactoredCategorical) -> Tensor:

@@ -21,25 +21,24 @@ from rl_gumbel.types import Obs
 
 TEMPERATURES = (0.3, 0.5, 1.0, 2.0)
 """Tried beside the default of each estimator and what the run trains with."""
-COLLECTED_STEPS = 256
-"""Of every environment; states are drawn from all of them."""
 EXACT, LOCAL = Method("exact"), Method("local_expectation")
 Row = dict[str, Any]
 
 
 @torch.no_grad()  # states are data
 def collect_states(
-    policy: FactoredPolicy, env: BatchedEnv, count: int, seed: int
+    policy: FactoredPolicy, env: BatchedEnv, num_steps: int, count: int, seed: int
 ) -> tuple[Obs, Tensor | None]:
     """Return observations `[S, *O]` that the sampling policy sees, and masks `[S, K, N]` or None.
 
     Args:
         policy: of the run.
         env: B environments.
-        count: S, at most `COLLECTED_STEPS` times B.
+        num_steps: T, that every environment takes.
+        count: S, at most T times B.
         seed: of the environments and of the choice among their states.
     """
-    collected = collect(env, policy.act, env.reset(seed), COLLECTED_STEPS)
+    collected = collect(env, policy.act, env.reset(seed), num_steps)
     assert collected is not None  # nothing gives the rollout up
     rollout = collected[0]
     steps, num_envs = rollout.reward.shape
@@ -72,9 +71,12 @@ class BatchGradient:
         policy: with a critic of actions.
         obs: `[S, *O]`.
         mask: `[S, K, N]` or None.
+        use_mean: whether the actor climbs the mean of the ensemble, not its minimum.
     """
 
-    def __init__(self, policy: FactoredPolicy, obs: Obs, mask: Tensor | None) -> None:
+    def __init__(
+        self, policy: FactoredPolicy, obs: Obs, mask: Tensor | None, use_mean: bool = False
+    ) -> None:
         policy.set_training_mode(False)
         self.layout = policy.layout
         self.policy = policy.distribution(obs, mask)
@@ -83,7 +85,7 @@ class BatchGradient:
         with torch.no_grad():  # as in training: the value is differentiated in the action alone
             obs = obs if normalizer is None else normalizer.normalize(obs)
             features = policy.critic.features(obs)
-        self.objective = CriticObjective(policy.critic.network, features, policy.layout)
+        self.objective = CriticObjective(policy.critic.network, features, policy.layout, use_mean)
 
     def __call__(self, method: Method) -> Tensor:
         """Return one gradient `[P]` by a method; by `exact` the reference, the same each time."""
@@ -102,19 +104,14 @@ class BatchGradient:
         return torch.stack([self(method) for _ in range(count)]).unsqueeze(1)
 
 
-def measure_run(
-    policy: FactoredPolicy, obs: Obs, mask: Tensor | None, present: Method, draws: int
-) -> Result:
-    """Return the errors of every method on one batch of states; see `BatchGradient`.
+def measure_run(gradient: BatchGradient, present: Method, draws: int) -> Result:
+    """Return the errors of every method on one batch of states.
 
     Args:
-        policy: with a critic of actions.
-        obs: `[S, *O]`.
-        mask: `[S, K, N]` or None.
+        gradient: of that batch.
         present: what the run trains with.
         draws: gradients of the batch for each method.
     """
-    gradient = BatchGradient(policy, obs, mask)
     reference = gradient(EXACT).unsqueeze(0)
     noise = 0.0
     if not gradient.objective.is_exact:
