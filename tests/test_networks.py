@@ -18,7 +18,7 @@ from rl_gumbel.networks import (
     EnsembleLinear,
     LogitNetwork,
     MultilinearCritic,
-    Tanh,
+    TanhLayers,
     hl_gauss,
 )
 
@@ -487,9 +487,21 @@ def test_networks_never_read_the_device(sizes):
 # --- the faster tanh --------------------------------------------------------------------------
 
 
-def test_tanh_by_the_logistic_function_is_tanh_with_its_derivatives():
-    x = torch.linspace(-20, 20, 4001)
-    torch.testing.assert_close(Tanh()(x), x.tanh(), atol=2e-7, rtol=0)
-    inputs = torch.linspace(-3, 3, 41, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(Tanh(), inputs)
-    torch.testing.assert_close(Tanh()(inputs), inputs.tanh())
+@pytest.mark.parametrize("width", [3, 8])
+def test_linear_layers_with_tanh_in_one_function_are_the_same_with_their_derivatives(width):
+    layers = [nn.Linear(width, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh()]
+    plain, fast = nn.Sequential(*layers).double(), TanhLayers(*layers)
+    x = torch.randn(6, width, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fast(x), plain(x))
+    inputs = (x, *fast.parameters())
+    slopes, expected = (torch.autograd.grad(net(x).square().sum(), inputs) for net in (fast, plain))
+    torch.testing.assert_close(slopes, expected)
+    assert torch.autograd.gradgradcheck(fast, (x,))
+
+
+def test_tanh_of_single_precision_is_exact_to_the_seventh_digit():
+    layers = TanhLayers(nn.Linear(1, 1), nn.Tanh())
+    nn.init.ones_(layers[0].weight)
+    nn.init.zeros_(layers[0].bias)
+    x = torch.linspace(-20, 20, 4001).unsqueeze(-1)
+    torch.testing.assert_close(layers(x), x.tanh(), atol=2e-7, rtol=0)

@@ -441,7 +441,7 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
     messages = [str(warning.message) for warning in caught]
     assert messages == [
         f"compile=True has no effect on {name}: RuntimeError: no compiler here"
-        for name in ("act_and_advance", "loss")
+        for name in ("act_and_advance", "gradients")
     ]
     assert all(torch.equal(eager[name], fallback[name]) for name in eager)
 
@@ -455,6 +455,16 @@ def test_compiled_updates_are_those_of_eager_ones():
         model.train()
     for name, value in weights(eager).items():
         torch.testing.assert_close(value, weights(fast)[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_and_a_compiled_update_are_one_function_each():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    build(make_vec("CartPole-v1", 4, device="cpu"), compile=True).learn(64)
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 # --- learning ---------------------------------------------------------------------------------

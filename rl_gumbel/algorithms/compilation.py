@@ -14,16 +14,23 @@ from rl_gumbel.types import Obs, Step
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the compiled function; if its first call fails, a warning says why and it runs as is.
+    """Return the compiled function; if that fails, a warning says why and it runs as is.
 
-    Nothing is compiled before the first call. On a GPU it is replayed as a CUDA graph, whose
-    results are copied: the next replay writes over them.
+    The first call runs as it is: what it caches would be compiled in, and the second call compiled
+    again. On a GPU the function is replayed as a CUDA graph, whose results are copied: the next
+    replay writes over them.
     """
+    # Else a function that computes gradients of its own would be compiled in two parts.
+    if hasattr(torch._dynamo.config, "trace_autograd_ops"):  # from PyTorch 2.11 on
+        torch._dynamo.config.trace_autograd_ops = True
     graphs = torch.cuda.is_available()
     state: dict[str, Callable[..., Any]] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not state:
+            state["first"] = function
+            return function(*args, **kwargs)
         if "chosen" not in state:
             try:
                 with warnings.catch_warnings():

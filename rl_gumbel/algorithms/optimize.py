@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_gumbel.actions import ActionLayout
 
@@ -54,16 +54,30 @@ def _set_gradients(
     """Give the optimiser's parameters their gradients, clipped; return the norm before that."""
     everything = [p for group in optimizer.param_groups for p in group["params"]]
     parameters = [p for p in everything if p.requires_grad]  # an extractor may be frozen
-    # Of these alone: an actor's loss passes through the critic, whose weights need no gradient.
-    gradients = dict(
-        zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True)
-    )
-    for parameter in everything:
-        parameter.grad = gradients.get(parameter)
-    norm = torch.nn.utils.get_total_norm([g for g in gradients.values() if g is not None])
-    if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    gradients, norm = clipped_gradients(parameters, loss, max_norm)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
     return norm
+
+
+def clipped_gradients(
+    parameters: list[nn.Parameter], loss: Tensor, max_norm: float | None
+) -> tuple[list[Tensor | None], Tensor]:
+    """Return the gradients of these alone, None where the loss has none, and their norm.
+
+    The norm is that before clipping to `max_norm`; None does not clip.
+    """
+    gradients = [
+        # Fused Adam takes numbers in the order of memory, which of a convolution may be another.
+        None if gradient is None else gradient.contiguous()
+        for gradient in torch.autograd.grad(loss, parameters, allow_unused=True)
+    ]
+    present = [gradient for gradient in gradients if gradient is not None]
+    norm = torch.nn.utils.get_total_norm(present)
+    if max_norm is not None and present:
+        # As torch.nn.utils.clip_grads_with_norm_, which wants parameters.
+        torch._foreach_mul_(present, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return gradients, norm
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -15,7 +15,7 @@ from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import check_at_least, check_unit_interval
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import step_if
+from rl_gumbel.algorithms.optimize import clipped_gradients, step_if
 from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import record
@@ -185,7 +185,8 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             None if self.clip_range_vf is None else make_schedule(self.clip_range_vf)
         )
         self.reward_scaler = RewardScaler(self.n_envs, self.gamma).to(self.device)
-        self._loss = compiled(self.loss) if self.compile else self.loss
+        self._parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self._gradients = compiled(self.gradients) if self.compile else self.gradients
 
     def train(self) -> None:
         """Update the policy on the rollout, `n_epochs` times over."""
@@ -246,15 +247,20 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
 
     def update(self, batch: PPOSamples) -> dict[str, Tensor]:
         """Take one step on a minibatch; return what is logged."""
-        loss, metrics = self._loss(batch, *self._limits)
-        optimizer = self.policy.optimizer
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        is_finite = norm.isfinite()
-        step_if(optimizer, is_finite)
+        gradients, is_finite, metrics = self._gradients(batch, *self._limits)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        step_if(self.policy.optimizer, is_finite)
         self._note_update("policy", is_finite)
         return dict(zip(METRICS, metrics.unbind(), strict=True))
+
+    def gradients(
+        self, batch: PPOSamples, clip_range: Tensor, clip_range_vf: Tensor | None
+    ) -> tuple[list[Tensor | None], Tensor, Tensor]:
+        """Return the clipped gradients of a minibatch, whether they are finite, and `METRICS`."""
+        loss, metrics = self.loss(batch, clip_range, clip_range_vf)
+        gradients, norm = clipped_gradients(self._parameters, loss, self.max_grad_norm)
+        return gradients, norm.isfinite(), metrics
 
     def loss(
         self, batch: PPOSamples, clip_range: Tensor, clip_range_vf: Tensor | None
@@ -303,7 +309,8 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         )
 
     def _excluded_save_params(self) -> list[str]:
-        built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_loss", "_limits"]
+        built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_parameters", "_gradients"]
+        built.append("_limits")
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

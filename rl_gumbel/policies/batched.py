@@ -12,7 +12,7 @@ from rl_gumbel.actions import ActionLayout
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.equivariant import EquivariantTorso, count_part
 from rl_gumbel.extractors import DevicePreprocessing, make_normalizer
-from rl_gumbel.networks import Tanh
+from rl_gumbel.networks import TanhLayers
 from rl_gumbel.normalize import RunningMoments
 from rl_gumbel.policies.masks import MaskedPrediction
 from rl_gumbel.policies.on_policy import GumbelActorCriticPolicy
@@ -101,7 +101,7 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
             action_space,
             lr_schedule,
             *args,
-            activation_fn=Tanh if activation_fn is nn.Tanh else activation_fn,
+            activation_fn=activation_fn,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
             **kwargs,
@@ -123,6 +123,10 @@ class BatchedActorCriticPolicy(MaskedPrediction, GumbelActorCriticPolicy, Device
             )
             # SB3 asks it for the last layer of the policy: here that of one factor.
             self.action_dist.proba_distribution_net = self._make_shared_output
+        elif self.activation_fn is nn.Tanh:
+            for name in ("policy_net", "value_net"):
+                layers = getattr(self.mlp_extractor, name)
+                setattr(self.mlp_extractor, name, TanhLayers(*layers))
 
     def _make_shared_output(self, latent_dim: int) -> nn.Linear:
         is_binary = isinstance(self.action_space, spaces.MultiBinary)

@@ -1,0 +1,36 @@
+"""Optimiser steps: what `descend` does beside what torch does by itself."""
+
+import pytest
+import torch
+from torch import nn
+
+from rl_gumbel.algorithms.optimize import descend
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.01])
+def test_a_fused_step_on_channels_last_images_is_the_plain_one(max_norm):
+    """Their gradient comes channels last, which fused Adam would read in the order of memory."""
+    images = torch.randn(2, 6, 6, 3).permute(0, 3, 1, 2)
+    plain, fused = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    fused.load_state_dict(plain.state_dict())
+    ours = torch.optim.Adam(fused.parameters(), lr=0.1, fused=True)
+    theirs = torch.optim.Adam(plain.parameters(), lr=0.1)
+    for _ in range(3):
+        norm, _ = descend(ours, fused(images).square().sum(), max_norm)
+        theirs.zero_grad()
+        plain(images).square().sum().backward()
+        expected = nn.utils.clip_grad_norm_(plain.parameters(), max_norm or torch.inf)
+        theirs.step()
+        torch.testing.assert_close(norm, expected)
+    for one, other in zip(fused.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_is_frozen_or_unused_stays_as_it_is():
+    used, unused, frozen = (nn.Parameter(torch.ones(2), requires_grad=i < 2) for i in range(3))
+    optimizer = torch.optim.Adam([used, unused, frozen], lr=0.1)
+    norm, _ = descend(optimizer, (3 * used * frozen).sum(), 1.0)
+    assert norm.item() == pytest.approx(18**0.5)
+    assert used.grad.tolist() == pytest.approx([0.5**0.5] * 2, rel=1e-5)
+    assert used.tolist() == pytest.approx([0.9, 0.9])
+    assert unused.tolist() == frozen.tolist() == [1, 1]
