@@ -15,7 +15,7 @@ export PIP_CONSTRAINT := constraints.txt
 export PIP_BUILD_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install train test docs check lint types imports format lock clean
+.PHONY: install train test test-full docs check lint types imports format lock clean
 
 install: $(STAMP)
 
@@ -35,6 +35,11 @@ test: install
 
 docs: install
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+# What takes minutes: hundreds of faults instead of a few.
+test-full: export OMP_NUM_THREADS := 1
+test-full: install
+	$(BIN)/python -m pytest --numprocesses 2 -m full $(ARGS)
 
 check: lint types imports test
 

@@ -76,6 +76,14 @@ class TensorBoardCallback(BaseCallback):
         self.settings = settings
         self.texts = texts
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` goes on from, as a tree."""
+        return {"next": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        self._next = state["next"]
+
     def _on_training_start(self) -> None:
         self.writer = find_writer(self.logger)
         self._next = self.num_timesteps

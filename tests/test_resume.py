@@ -20,6 +20,7 @@ from rl_gumbel.checkpoint.replay import get_replay, set_replay
 from rl_gumbel.checkpoint.tree import read_tree
 from rl_gumbel.cli import main
 from rl_gumbel.config import load_config
+from rl_gumbel.plots.events import read_values
 
 COMMON = [
     "--no-progress",
@@ -42,7 +43,7 @@ RUNS = {
         *("--total-timesteps=200", "--checkpoint-freq=100", "--algorithm.learning-starts=40"),
         *("--algorithm.batch-size=8", "--algorithm.buffer-size=120", "--algorithm.n-steps=3"),
         *("--algorithm.cosine-interval=7", "--algorithm.temperature=0.7"),
-        "--algorithm.critic=concat",
+        *("--algorithm.critic=concat", "--algorithm.priority-exponent=0.6"),
         *SOFT,
     ],
     "reppo": [
@@ -127,6 +128,7 @@ def events(run_dir):
         tag: [(event.step, event.histogram_value) for event in accumulator.Histograms(tag)]
         for tag in tags["histograms"]
     }
+    assert len(scalars) > 10 and len(histograms) > 2
     return scalars | histograms
 
 
@@ -159,6 +161,8 @@ def test_the_steps_after_the_checkpoint_are_cut_from_the_logs():
     path = Path("run/progress.csv")
     path.write_text(path.read_text() + "1,2")  # a row that was being written
     resumed = cut_back("run", 128)
+    watching = EventAccumulator("copy").Reload()  # a TensorBoard that runs meanwhile
+    assert watching.Scalars("rollout/ep_rew_mean")[-1].step == 384
     config = (resumed / "config.yaml").read_text()
     (resumed / "config.yaml").write_text(config.replace("timesteps: 384", "timesteps: 160"))
     assert main(["resume", "copy", "--no-progress"]) == 0
@@ -171,6 +175,11 @@ def test_the_steps_after_the_checkpoint_are_cut_from_the_logs():
         "160",
     ]
     assert max(step for series in events(resumed).values() for step, _ in series) == 160
+    assert watching.Reload().Scalars("rollout/ep_rew_mean")[-1].step == 160
+    # By a reader that knows of no restarts; the settings, as text, are written each time.
+    kinds = {"scalars", "histograms"}
+    stored = [step for step, kind, *_ in read_values(resumed) if kind in kinds]
+    assert stored == sorted(stored) and max(stored) == 160
 
 
 GYMNASIUM = [

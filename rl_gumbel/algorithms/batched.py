@@ -56,6 +56,7 @@ class BatchedAlgorithm(BaseAlgorithm):
         "_n_updates",
         "_episode_num",
         "_current_progress_remaining",
+        "_updates.in_a_row",
     )
     """Attributes, trees of numbers and tensors, that a checkpoint holds beside what SB3 saves."""
     env_state: ClassVar[tuple[str, ...]] = ("_obs",)
@@ -85,6 +86,17 @@ class BatchedAlgorithm(BaseAlgorithm):
         elif isinstance(env, gym.Env) and env.has_wrapper_attr("action_masks"):
             env = MasksInInfo(env)  # where those on last observations are known too
         return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    @classmethod
+    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Return the model that `save` wrote, as SB3's `load`, which runs code from the file.
+
+        The member `data` of the zip holds pickled objects, and unpickling calls whatever function
+        a file names: load only what you or somebody you trust has written. What runs nothing:
+        `rl_gumbel.checkpoint.load_weights(model, path)`, which reads the tensors alone, and
+        `load_model` for what `save_model` wrote.
+        """
+        return super().load(path, *args, **kwargs)
 
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, *args: Any, **kwargs: Any

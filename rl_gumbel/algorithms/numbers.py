@@ -164,7 +164,7 @@ class UpdateWatch:
 
     def __init__(self) -> None:
         self._flags: dict[str, list[Tensor]] = {}
-        self._in_a_row: dict[str, int] = {}
+        self.in_a_row: dict[str, int] = {}
 
     def __len__(self) -> int:
         """Return how many updates were not taken out yet."""
@@ -188,8 +188,8 @@ class UpdateWatch:
         names = [name for name, some in self._flags.items() for _ in some]
         self._flags = {}
         for name, is_finite in zip(names, taken, strict=True):
-            self._in_a_row[name] = 0 if is_finite else self._in_a_row.get(name, 0) + 1
-            if self._in_a_row[name] == MAX_SKIPPED:
+            self.in_a_row[name] = 0 if is_finite else self.in_a_row.get(name, 0) + 1
+            if self.in_a_row[name] == MAX_SKIPPED:
                 raise NumericalError(
                     f"the gradient of the {name} was not finite in {MAX_SKIPPED} updates in a row, "
                     f"at step {num_timesteps} of training; none was taken, so the weights are "

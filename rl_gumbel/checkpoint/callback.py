@@ -1,9 +1,9 @@
 """The callback that writes checkpoints, stops at the next safe point, and goes on from one."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -18,6 +18,16 @@ SAME_VERSIONS = ("torch", "rl-gumbel")
 """Of others the same numbers are expected in any version."""
 
 
+class Stateful(Protocol):
+    """A callback whose state, a tree, is part of a checkpoint."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return it."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from it."""
+
+
 class TrainingStoppedError(Exception):
     """Training was asked to stop, and its checkpoint is written."""
 
@@ -27,8 +37,8 @@ class CheckpointCallback(BaseCallback):
 
     Args:
         run_dir: of this run.
-        evaluations: an `EvaluationCallback`, which is part of the state; it stands before this one
-            in the list of callbacks.
+        others: callbacks that are part of the state; they stand before this one where callbacks
+            are listed.
         freq: steps between checkpoints; 0 is at the end and when stopped only, None every
             `SECONDS`.
         keep: how many are kept.
@@ -40,7 +50,7 @@ class CheckpointCallback(BaseCallback):
     def __init__(
         self,
         run_dir: Path,
-        evaluations: Any,
+        others: Sequence[Stateful],
         freq: int | None,
         keep: int,
         should_stop: Callable[[], bool] = lambda: False,
@@ -48,7 +58,7 @@ class CheckpointCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.run_dir = run_dir
-        self.evaluations = evaluations
+        self.others = others
         self.freq = freq
         self.keep = keep
         self.should_stop = should_stop
@@ -66,7 +76,8 @@ class CheckpointCallback(BaseCallback):
         state = read_tree(start.path, "state")
         try:
             reason = set_state(self.model, state["training"])
-            self.evaluations.set_state(state["evaluations"])
+            for other, part in zip(self.others, state["callbacks"], strict=True):
+                other.set_state(part)
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             text = str(error).partition("\n")[0]
             raise ValueError(f"{start.path} does not fit this run: {text}") from error
@@ -106,11 +117,12 @@ class CheckpointCallback(BaseCallback):
             OSError: if that is not possible; what was written before is as it was.
         """
         model = self.model
+        model._read_updates()  # raises if the weights are beyond help
 
         def write(directory: Path) -> None:
             save_model(model, directory)
-            state = {"training": get_state(model), "evaluations": self.evaluations.get_state()}
-            write_tree(state, directory, "state")
+            others = [other.get_state() for other in self.others]
+            write_tree({"training": get_state(model), "callbacks": others}, directory, "state")
 
         write_checkpoint(self.run_dir, model.num_timesteps, write, self.keep)
         save_model(model, self.run_dir / "models" / "last")

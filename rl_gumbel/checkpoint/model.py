@@ -21,6 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from rl_gumbel.checkpoint.files import write_file
+from rl_gumbel.checkpoint.sb3_zip import read_zip
 from rl_gumbel.checkpoint.tree import read_json
 from rl_gumbel.checkpoint.values import from_json, space_from_json, space_to_json, to_json
 
@@ -107,15 +108,20 @@ def load_model(
     return model
 
 
-def load_weights(model: BaseAlgorithm, directory: str | Path) -> None:
-    """Give a model the weights and coefficients that `save_model` wrote.
+def load_weights(model: BaseAlgorithm, path: str | Path) -> None:
+    """Give a model the weights and coefficients that a file holds; nothing in it is run.
+
+    Args:
+        model: of the same networks.
+        path: a directory of `save_model`, a checkpoint, or a zip that SB3's `save` wrote.
 
     Raises:
-        FileNotFoundError: if the file is missing.
-        ValueError: if it is damaged, or of other networks.
+        FileNotFoundError: if it is missing.
+        ValueError: if it is damaged, of other networks, or holds anything but tensors.
     """
-    directory = Path(directory)
-    _set_state(model, _read_tensors(directory / TENSORS)[0], directory)
+    path = Path(path)
+    tensors = _read_tensors(path / TENSORS)[0] if path.is_dir() else read_zip(path)
+    _set_state(model, tensors, path)
 
 
 def _settings(model: BaseAlgorithm) -> dict[str, Any]:
@@ -196,6 +202,10 @@ def _set_state(model: BaseAlgorithm, state: dict[str, torch.Tensor], directory: 
     }
     policy = {name.removeprefix("policy."): value for name, value in state.items()}
     try:
+        for name, value in coefficients.items():
+            own = getattr(model, name)
+            if value.shape != own.shape:
+                raise RuntimeError(f"\n{name} is {list(value.shape)} and not {list(own.shape)}")
         model.policy.load_state_dict(policy)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()

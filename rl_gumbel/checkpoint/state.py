@@ -63,8 +63,7 @@ def set_state(model: Any, state: State) -> str | None:
         reason = f"it was trained on {state['device']}, and is on {model.device.type} now"
     elif not set_env_state(model.env, state["environments"]):
         reason = "the state of these environments cannot be saved"
-    for name in _modules(model):
-        recursive_getattr(model, name).load_state_dict(state["modules"][name])
+    set_modules(model, state)
     names = model.loop_state if reason else model.loop_state + model.env_state
     values = state["loop"] | state["of_environments"]
     for name in names:
@@ -86,6 +85,12 @@ def set_state(model: Any, state: State) -> str | None:
 def _modules(model: Any) -> list[str]:
     """Return the names of optimisers and normalisers; the policy is saved as a model."""
     return [name for name in model._get_torch_save_params()[0] if name != "policy"]
+
+
+def set_modules(model: Any, state: State) -> None:
+    """Give a model its optimisers and normalisers out of what `get_state` returned."""
+    for name in _modules(model):
+        recursive_getattr(model, name).load_state_dict(state["modules"][name])
 
 
 def _to(model: Any, tree: Any) -> Any:

@@ -65,6 +65,8 @@ def read_json(path: Path) -> Any:
         ValueError: if it is none, or larger or deeper than any of ours.
         OSError: if it cannot be read.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{path} is no file")
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ValueError(f"{path.stat().st_size} bytes of JSON; at most {MAX_JSON_BYTES} are read")
     try:

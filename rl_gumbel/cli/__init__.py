@@ -47,6 +47,10 @@ def run(args: argparse.Namespace) -> int:
         from rl_gumbel.cli.resume import resume
 
         return resume(args)
+    if args.verb == "export":
+        from rl_gumbel.cli.export import export
+
+        return export(args)
     if args.verb == "evaluate":
         from rl_gumbel.cli.evaluate import evaluate
 

@@ -218,6 +218,24 @@ def add_lab(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=at_least(0), default=0, metavar="S", help="(default: 0)")
 
 
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `export`."""
+    parser.description = (
+        "Write the agent of a run as a zip that the load of its algorithm and SB3's tools read, "
+        "with its optimisers."
+    )
+    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    parser.add_argument("file", metavar="FILE.zip", help="a new file")
+    models = ("last", "best")
+    parser.add_argument(
+        "--model",
+        type=one_of(models),
+        choices=models,
+        default="last",
+        help="best has no optimisers (default: last)",
+    )
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """Return a reader of one of `names`."""
 

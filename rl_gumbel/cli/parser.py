@@ -11,6 +11,7 @@ from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.options import (
     ENV_KWARGS,
     add_evaluate,
+    add_export,
     add_lab,
     add_resume,
     add_train,
@@ -146,6 +147,7 @@ def make_parsers(algo: str, *, show_all: bool) -> tuple[Parser, dict[str, argpar
     add_record(verbs.add_parser("record", help="film the agent of a run"))
     add_report(verbs.add_parser("report", help="write a page about a run"))
     add_tensorboard(verbs.add_parser("tensorboard", help="open TensorBoard on runs"))
+    add_export(verbs.add_parser("export", help="write an agent for Stable-Baselines3"))
     listing = verbs.add_parser("list", help="show what there is")
     listing.add_argument("what", type=one_of(LISTS), choices=LISTS, help="what to list")
     return parser, dict(verbs.choices)

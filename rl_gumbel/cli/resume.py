@@ -65,7 +65,7 @@ def go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
         StorageError: if no checkpoint is whole.
     """
     run_dir = Path(text)
-    start = _find_start(run_dir)
+    start = find_start(run_dir)
     if start is None:
         return None
     total = config.total_timesteps
@@ -81,7 +81,12 @@ def go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
     return run_training(training, run_dir, start, live=live, new=False)
 
 
-def _find_start(run_dir: Path) -> Checkpoint | None:
+def find_start(run_dir: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, saying which are not; None if there is none.
+
+    Raises:
+        StorageError: if none is whole, or it is of a newer version.
+    """
     try:
         start = find_checkpoint(run_dir)
     except (DamagedError, FormatError) as error:

@@ -1,7 +1,7 @@
 """The logs of a run, `progress.csv` and TensorBoard's, which may go on from some step."""
 
 import csv
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from stable_baselines3.common.logger import (
     TensorBoardOutputFormat,
     filter_excluded_keys,
 )
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from rl_gumbel.checkpoint.files import write_file
@@ -28,9 +31,24 @@ class TensorBoardLog(TensorBoardOutputFormat):
     """SB3's, in a file of its own for each process; TensorBoard reads them one after the other."""
 
     def __init__(self, run_dir: Path, steps: int | None) -> None:
-        purge_step = None if steps is None else steps + 1
+        purge_step = None
+        if steps is not None:
+            purge_step = steps + 1  # for a TensorBoard that has read the files before they are cut
+            for path in run_dir.glob("*tfevents*"):
+                cut_events(path, steps)
         self.writer = SummaryWriter(log_dir=str(run_dir), purge_step=purge_step)
         self._is_closed = False
+
+
+def cut_events(path: Path, steps: int) -> None:
+    """Drop the events of later `steps` from a file, and what a kill left half written."""
+    whole = BytesIO()
+    writer = RecordWriter(whole)
+    for record in RawEventFileLoader(str(path)).Load():
+        if Event.FromString(record).step <= steps:
+            writer.write(record)
+    if whole.tell() < path.stat().st_size:
+        write_file(path, whole.getvalue())
 
 
 class CsvLog(KVWriter):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.callbacks import EvaluationCallback
@@ -19,7 +18,7 @@ from rl_gumbel.cli.memory import keep_freed_memory
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_logs import open_logs
 from rl_gumbel.cli.signals import StopSignals
-from rl_gumbel.cli.viewers import make_viewers
+from rl_gumbel.cli.viewers import Viewer, make_viewers
 from rl_gumbel.config import TrainConfig
 
 EVALUATION_SEED = 1_000_000
@@ -35,7 +34,7 @@ class Training:
     model: BaseAlgorithm
     env: VecEnv
     evaluation_env: VecEnv
-    viewers: list[BaseCallback]
+    viewers: list[Viewer]
     """What shows more of it in TensorBoard."""
 
     def describe(self, settings: str) -> str:
@@ -118,7 +117,7 @@ def learn(
     )
     checkpoints = CheckpointCallback(
         run_dir,
-        evaluations,
+        [evaluations, *training.viewers],
         config.checkpoint_freq,
         config.checkpoint_keep,
         should_stop=lambda: signals.received is not None,

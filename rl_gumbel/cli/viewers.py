@@ -3,7 +3,6 @@
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
@@ -14,11 +13,12 @@ from rl_gumbel.tensorboard import TensorBoardCallback
 from rl_gumbel.video.callback import VideoCallback
 from rl_gumbel.video.episodes import find_fps
 
+Viewer = TensorBoardCallback | VideoCallback
 VIDEO_SEED = 2_000_000
 """Added to the seed for clips, so that they show other episodes than training."""
 
 
-def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list[BaseCallback]:
+def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list[Viewer]:
     """Return the callbacks that write them.
 
     Raises:
@@ -29,7 +29,7 @@ def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list
         "config": _as_code(dump_config(config)),
         "environment": describe_environment(config, model, device),
     }
-    viewers: list[BaseCallback] = [TensorBoardCallback(settings, texts)]
+    viewers: list[Viewer] = [TensorBoardCallback(settings, texts)]
     if config.video_freq:
         env = make_video_vec(config, device)
         viewers.append(VideoCallback(env, config.video_freq, find_fps(env, config.env)))

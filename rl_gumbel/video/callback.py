@@ -1,6 +1,7 @@
 """Clips of training in TensorBoard."""
 
 from itertools import islice
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -33,6 +34,14 @@ class VideoCallback(BaseCallback):
         self.env = env
         self.interval = interval
         self.fps = fps
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` goes on from, as a tree; the episodes shown are others then."""
+        return {"next": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        self._next = state["next"]
 
     def _on_training_start(self) -> None:
         self._next = self.num_timesteps + self.interval

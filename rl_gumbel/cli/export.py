@@ -1,0 +1,39 @@
+"""`rl-gumbel export`: the agent of a run as a zip of Stable-Baselines3."""
+
+import argparse
+from pathlib import Path
+
+from rl_gumbel.checkpoint import load_model, write_zip
+from rl_gumbel.checkpoint.state import set_modules
+from rl_gumbel.checkpoint.tree import read_tree
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.evaluate import read_run
+from rl_gumbel.cli.resume import find_start
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the zip and say so; return the exit code.
+
+    Raises:
+        UserError: if there is no such run or model, or the file cannot be made.
+        StorageError: if no checkpoint is whole.
+    """
+    read_run(args.run)
+    path = Path(args.file)
+    if path.suffix != ".zip":
+        raise UserError(f"{path}: the file of a model of Stable-Baselines3 ends in .zip")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}")
+    if path.exists():
+        raise UserError(f"{path} is there already; name a new file")
+    start = find_start(Path(args.run)) if args.model == "last" else None
+    directory = start.path if start else Path(args.run) / "models" / args.model
+    try:
+        model = load_model(directory, device="cpu")
+        if start:
+            set_modules(model, read_tree(start.path, "state")["training"])
+        write_zip(model, path)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
+    print(f"{path}: {type(model).__name__} after {model.num_timesteps} steps")
+    return 0
