@@ -256,3 +256,9 @@ def test_a_zip_whose_sizes_lie_is_refused(finished, call):  # noqa: F811
 
 def test_load_says_what_it_executes():
     assert "runs code" in BatchedPPO.load.__doc__
+
+
+def test_the_payload_would_run():
+    """Or nothing here would have shown anything."""
+    pickle.loads(PICKLE)
+    os.rmdir("executed")

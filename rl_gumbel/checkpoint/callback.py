@@ -9,7 +9,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rl_gumbel.checkpoint.model import load_weights, save_model
 from rl_gumbel.checkpoint.state import get_state, set_state
-from rl_gumbel.checkpoint.store import Checkpoint, list_versions, write_checkpoint
+from rl_gumbel.checkpoint.store import (
+    Checkpoint,
+    DamagedError,
+    list_versions,
+    write_checkpoint,
+)
 from rl_gumbel.checkpoint.tree import read_tree, write_tree
 
 SECONDS = 600.0
@@ -71,16 +76,20 @@ class CheckpointCallback(BaseCallback):
         self._saved_seconds = time.monotonic()
 
     def _go_on(self, start: Checkpoint) -> None:
-        """Replace all that `learn` has set up, and say whether that is exact."""
-        load_weights(self.model, start.path)
-        state = read_tree(start.path, "state")
+        """Replace all that `learn` has set up, and say whether that is exact.
+
+        Raises:
+            DamagedError: if the checkpoint is of another run.
+        """
         try:
+            load_weights(self.model, start.path)
+            state = read_tree(start.path, "state")
             reason = set_state(self.model, state["training"])
             for other, part in zip(self.others, state["callbacks"], strict=True):
                 other.set_state(part)
-        except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            text = str(error).partition("\n")[0]
-            raise ValueError(f"{start.path} does not fit this run: {text}") from error
+        except Exception as error:  # a file that somebody else wrote fails in any way
+            text = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise DamagedError(f"{start.path} does not fit this run: {text}") from error
         now = list_versions()
         for name in SAME_VERSIONS:
             if start.versions.get(name) != now[name] and reason is None:

@@ -30,10 +30,14 @@ def export(args: argparse.Namespace) -> int:
     directory = start.path if start else Path(args.run) / "models" / args.model
     try:
         model = load_model(directory, device="cpu")
-        if start:
-            set_modules(model, read_tree(start.path, "state")["training"])
-        write_zip(model, path)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
+    if start:
+        try:
+            set_modules(model, read_tree(start.path, "state")["training"])
+        except Exception as error:  # a file that somebody else wrote fails in any way
+            text = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise UserError(f"{start.path} does not fit its model: {text}") from error
+    write_zip(model, path)
     print(f"{path}: {type(model).__name__} after {model.num_timesteps} steps")
     return 0
