@@ -1,4 +1,4 @@
-"""Average costs of c mu and MaxWeight on `QueueNetwork-v0`, beside the published ones.
+"""Average costs of c mu, MaxWeight and LBFS on `QueueNetwork-v0`, beside the published ones.
 
     OMP_NUM_THREADS=1 python benchmarks/queues.py    # some minutes
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from rl_gumbel.envs.queue_network import QueueNetwork
-from rl_gumbel.envs.queue_rules import average_cost, c_mu, max_weight
+from rl_gumbel.envs.queue_rules import average_cost, c_mu, last_buffer_first, max_weight
 
 RESULTS = Path(__file__).parent / "results" / "queues.csv"
 RUNS = 100
@@ -48,12 +48,13 @@ def one_server_a_job(rule: Rule) -> Rule:
 RULES: dict[str, Rule] = {
     "c mu": c_mu,
     "MaxWeight": max_weight,
+    "LBFS": last_buffer_first,
     "c mu, one server a job": one_server_a_job(c_mu),
     "MaxWeight, one server a job": one_server_a_job(max_weight),
 }
 PROTOCOLS: list[tuple[str, int, dict[str, float | None]]] = [
     ("criss-cross", 10_000, {"c mu": 16.1, "MaxWeight": 15.3}),
-    ("criss-cross", 20_000, {"c mu": None, "MaxWeight": None}),
+    ("criss-cross", 20_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
     ("n-model", 10_000, {"c mu": 170, "MaxWeight": 40.2}),
     (
         "n-model",
@@ -61,12 +62,12 @@ PROTOCOLS: list[tuple[str, int, dict[str, float | None]]] = [
         {"c mu, one server a job": 170, "MaxWeight, one server a job": 40.2},
     ),
     ("reentrant-1-2", 10_000, {"c mu": 19.0, "MaxWeight": 14.8}),
-    ("reentrant-1-2", 100_000, {"c mu": None, "MaxWeight": None}),
+    ("reentrant-1-2", 100_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
     ("reentrant-1-3", 50_000, {"c mu": 21.6, "MaxWeight": 24.8}),
-    ("reentrant-1-3", 100_000, {"c mu": None, "MaxWeight": None}),
-    ("reentrant-1-5", 100_000, {"c mu": 51.3, "MaxWeight": 50.0}),
-    ("reentrant-2-5", 20_000, {"c mu": None, "MaxWeight": None}),
-    ("reentrant-2-5", 100_000, {"c mu": 44.8, "MaxWeight": 40.3}),
+    ("reentrant-1-3", 100_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
+    ("reentrant-1-5", 100_000, {"c mu": 51.3, "MaxWeight": 50.0, "LBFS": None}),
+    ("reentrant-2-5", 20_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
+    ("reentrant-2-5", 100_000, {"c mu": 44.8, "MaxWeight": 40.3, "LBFS": None}),
 ]
 """System, events, and rule to published figure."""
 
