@@ -62,12 +62,12 @@ PROTOCOLS: list[tuple[str, int, dict[str, float | None]]] = [
         {"c mu, one server a job": 170, "MaxWeight, one server a job": 40.2},
     ),
     ("reentrant-1-2", 10_000, {"c mu": 19.0, "MaxWeight": 14.8}),
-    ("reentrant-1-2", 100_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
+    ("reentrant-1-2", 100_000, {"c mu": None, "MaxWeight": None}),
     ("reentrant-1-3", 50_000, {"c mu": 21.6, "MaxWeight": 24.8}),
-    ("reentrant-1-3", 100_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
-    ("reentrant-1-5", 100_000, {"c mu": 51.3, "MaxWeight": 50.0, "LBFS": None}),
+    ("reentrant-1-3", 100_000, {"c mu": None, "MaxWeight": None}),
+    ("reentrant-1-5", 100_000, {"c mu": 51.3, "MaxWeight": 50.0}),
     ("reentrant-2-5", 20_000, {"c mu": None, "MaxWeight": None, "LBFS": None}),
-    ("reentrant-2-5", 100_000, {"c mu": 44.8, "MaxWeight": 40.3, "LBFS": None}),
+    ("reentrant-2-5", 100_000, {"c mu": 44.8, "MaxWeight": 40.3}),
 ]
 """System, events, and rule to published figure."""
 
