@@ -159,7 +159,7 @@ def show(config: TrainConfig, args: argparse.Namespace, result: "Result") -> Non
     from rich.console import Console
     from rich.table import Table
 
-    best, present = result.best, result.present
+    best = result.best
     console = Console()
     console.print(
         f"{args.run}: {config.algo} on {config.env}, {args.model or 'last'} model, "
@@ -189,20 +189,38 @@ def show(config: TrainConfig, args: argparse.Namespace, result: "Result") -> Non
             "<- " + ", ".join(marks) if marks else "",
         )
     console.print(table)
-    console.print(advice(best, present), soft_wrap=True, highlight=False)
+    console.print(advice(result), soft_wrap=True, highlight=False)
 
 
-def advice(best: Row, present: Row) -> str:
-    """Return the recommendation in a line or two, with its numbers and options."""
+def advice(result: "Result") -> str:
+    """Return the recommendation in a few lines, with its numbers and options."""
     from rl_gumbel.lab.figures import title_of
+
+    best, present, hard = result.best, result.present, result.best_hard
 
     def measured(row: Row) -> str:
         return f"{title_of(row)}: cosine {row['cosine']:.3f} +- {row['cosine_se']:.3f}"
 
     if best is present:
-        return f"recommended: what this run has, {measured(best)}; no other is clearly better"
+        lines = [f"recommended: what this run has, {measured(best)}; no other is clearly better"]
+    else:
+        lines = [f"recommended: {measured(best)} (this run has {measured(present)})"]
+        lines.append(options_of(best))
+        if (best["method"], best["temperature"]) != (hard["method"], hard["temperature"]):
+            lines += [f"with actions that are one-hot: {measured(hard)}", options_of(hard)]
+    for row in result.sums:
+        times = row["microseconds"] / best["microseconds"]
+        name = row["method"]
+        lines.append(
+            f"without an estimator: {measured(row)}, in {times:.1f} times the time\n"
+            f"  --algorithm.actor-gradient {name}"
+        )
+    return "\n".join(lines)
+
+
+def options_of(row: Row) -> str:
+    """Return what `train` must be told to train so."""
     return (
-        f"recommended: {measured(best)} (this run has {measured(present)})\n"
-        f"options: --algorithm.actor-gradient estimator --algorithm.estimator {best['method']} "
-        f"--algorithm.temperature {best['temperature']:g}"
+        f"  --algorithm.actor-gradient estimator --algorithm.estimator {row['method']} "
+        f"--algorithm.temperature {row['temperature']:g}"
     )

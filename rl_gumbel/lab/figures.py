@@ -139,7 +139,7 @@ def setting_of(rows: Sequence[Row], but: str) -> str:
     return "; ".join([*parts, f"{max(row['draws'] for row in rows)} samples of each"])
 
 
-ZERO = "a bias within two standard errors of 0 is drawn at 0"
+ZERO = "a bias within three standard errors of 0 is drawn at 0"
 
 
 def temperature(rows: Sequence[Row]) -> Figure:
