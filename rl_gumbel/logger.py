@@ -44,7 +44,9 @@ TAGS: Mapping[str, str] = {
     "policy/entropy_per_factor": "entropy of each factor as such a fraction: heights over factors",
     "actions/factor_00": "probability of each category, mean over recent states; one per factor",
     "video/episode": "the start of an episode of argmax actions, animated",
+    "lab/estimators": "every estimator's cosine with the exact gradient on the present critic",
     "eval/mean_reward": "mean return of the argmax policy over the evaluation episodes",
+    "eval/std_reward": "standard deviation of those returns (std_reward in evaluations.csv)",
     "eval/mean_ep_length": "mean length of the evaluation episodes",
 }
 """Name to meaning. The `rollout/*` and `time/*` names are SB3's."""

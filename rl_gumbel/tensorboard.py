@@ -1,5 +1,6 @@
 """What TensorBoard shows beside scalars: a layout, the settings, and the policy as it changes."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,3 +177,14 @@ def add_heights(writer: SummaryWriter, tag: str, heights: NDArray[Any], step: in
     metadata = create_summary_metadata(tag, "")
     value = Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto(bins))
     writer._get_file_writer().add_summary(Summary(value=[value]), step)
+
+
+def add_image(writer: SummaryWriter, tag: str, encoded: bytes, step: int) -> None:
+    """Write a PNG or GIF file as it is."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as picture:
+        width, height = picture.size
+    image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=encoded)
+    summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+    writer._get_file_writer().add_summary(summary, step)

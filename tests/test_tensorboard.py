@@ -1,6 +1,7 @@
 """What TensorBoard gets beside scalars, read back from event files and from its own server."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rl_gumbel import BatchedPPO, GumbelREPPO, GumbelSAC, GumbelSHAC, SB3VecEnv, make_vec
 from rl_gumbel.cli import main
+from rl_gumbel.lab import on_run
+from rl_gumbel.lab.callback import LabCallback
 from rl_gumbel.logger import TAGS
 from rl_gumbel.plots.events import read_histograms, read_scalars
 from rl_gumbel.tensorboard import (
@@ -33,6 +36,8 @@ from rl_gumbel.tensorboard import (
 )
 from rl_gumbel.video.callback import TAG, VideoCallback
 
+BROWSERS = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+BROWSER = next(filter(None, BROWSERS), None)
 SMALL = {"policy_kwargs": {"net_arch": [8]}, "device": "cpu", "seed": 0}
 ON_POLICY = {
     BatchedPPO: {"n_steps": 8},
@@ -205,6 +210,36 @@ def test_what_is_shown_does_not_change_training(logger):
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
 
 
+# --- the lab --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", [GumbelSAC, GumbelREPPO])
+def test_the_lab_measures_the_live_critic_and_does_not_change_training(
+    algorithm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(on_run, "TEMPERATURES", (1.0,))  # fewer methods, less time
+    monkeypatch.setattr(on_run, "microseconds", lambda call: 0.0)
+    settings = {GumbelSAC: {"learning_starts": 8, "batch_size": 4}, GumbelREPPO: {"n_steps": 8}}
+    states = []
+    for callback in (LabCallback(20), None):
+        env = make_vec("CartPole-v1", 2, "cpu")
+        model = algorithm("MlpPolicy", env, **settings[algorithm], **SMALL)
+        model.env.seed(0)
+        if callback:
+            model.set_logger(configure(str(tmp_path), ["tensorboard"]))
+        model.learn(48, callback=callback)
+        model.logger.close()
+        states.append(model.policy.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    images = read_all(tmp_path).Images("lab/estimators")
+    assert [image.step for image in images] == {GumbelSAC: [20, 40], GumbelREPPO: [32, 48]}[
+        algorithm
+    ]
+    (tmp_path / "figure.png").write_bytes(images[0].encoded_image_string)
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.size == (images[0].width, images[0].height)
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 
@@ -227,6 +262,13 @@ def test_train_writes_the_story_of_a_run(run_dir):
     assert [image.step for image in events.Images(TAG)] == [32, 64]
     assert f"{ACTIONS}00" in read_histograms(run_dir)
     assert "eval/mean_reward" in read_scalars(run_dir)
+
+
+def test_the_lab_of_an_algorithm_without_a_critic_of_actions_is_refused(tmp_path, capsys):
+    path = tmp_path / "run"
+    assert main(["train", "--algo=ppo", "--lab-freq=10", f"--run-dir={path}"]) == 2
+    assert "--lab-freq 10: ppo has no critic of actions" in capsys.readouterr().err
+    assert not path.exists()
 
 
 def test_clips_of_an_environment_without_pictures_are_refused_before_anything_is_written(
@@ -264,8 +306,14 @@ def serve(*words):
     raise AssertionError("TensorBoard did not start")
 
 
-def ask(address, path):
-    with urllib.request.urlopen(f"{address}/data/{path}", timeout=20) as answer:
+ANY_STATUS = {"allowedStatuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"], "startIndex": 0}
+
+
+def ask(address, path, question=None):
+    body = None if question is None else json.dumps(question).encode()
+    header = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/data/{path}", body, header)
+    with urllib.request.urlopen(request, timeout=20) as answer:
         return json.load(answer)
 
 
@@ -292,7 +340,32 @@ def test_tensorboard_serves_the_layout_and_each_run_by_name(run_dir, tmp_path):
         assert names == {"run", "other"}
         layout = wait_for(address, "plugin/custom_scalars/layout", bool)
         assert [category["title"] for category in layout["category"]] == list(LAYOUT)
+        groups = ask(address, "plugin/hparams/session_groups", {"sliceSize": 9} | ANY_STATUS)
+        found = {v["name"]["tag"]: v["value"] for v in groups["sessionGroups"][0]["metricValues"]}
+        last = read_scalars(run_dir)["eval/mean_reward"][1][-1]
+        assert found["eval/mean_reward"] == pytest.approx(last)
     finally:
         process.terminate()
         process.wait()
         process.stderr.close()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no browser")
+def test_a_browser_draws_the_charts_of_the_layout(run_dir, tmp_path):
+    process, address = serve(run_dir)
+    try:
+        wait_for(address, "plugin/custom_scalars/layout", bool)
+        shot = tmp_path / "shot.png"
+        words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=15000"]
+        words += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
+        command = [BROWSER, *words, "--window-size=1400,900", f"{address}/#custom_scalars"]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("RGB"), int)
+    # Right of the list of runs and below the head line all is grey but the lines of the charts.
+    charts = pixels[140:, 370:]
+    assert (np.ptp(charts, -1) > 90).sum() > 100

@@ -96,21 +96,19 @@ def measure(config: TrainConfig, args: argparse.Namespace) -> "Result":
 
     from rl_gumbel.cli.backends import make_evaluation_vec
     from rl_gumbel.cli.evaluate import load_agent
-    from rl_gumbel.lab.measure import Method
-    from rl_gumbel.lab.on_run import BatchGradient, collect_states, measure_run
+    from rl_gumbel.lab.on_run import (
+        BatchGradient,
+        collect_states,
+        measure_run,
+        training_method,
+    )
     from rl_gumbel.vec_env import as_batched
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(args.seed)
     model = load_agent(config, args.run, args.model or "last", args.seed, "cpu")
     objective = model.objective
-    present = Method(
-        objective.estimator,
-        objective.temperature(0.0),  # that of the end of training
-        tuple(sorted(objective.estimator_kwargs.items())),
-    )
-    if objective.actor_gradient != "estimator":
-        present = Method(objective.actor_gradient)
+    present = training_method(objective, 0.0)  # that of the end of training
     env = make_evaluation_vec(config, NUM_ENVS, args.seed, "cpu")
     try:
         batched = as_batched(env, "cpu")

@@ -7,6 +7,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec
+from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.need import need
 from rl_gumbel.config import TrainConfig, dump_config
 from rl_gumbel.plots.read import flatten
 from rl_gumbel.tensorboard import TensorBoardCallback
@@ -22,7 +24,8 @@ def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list
     """Return the callbacks that write them.
 
     Raises:
-        UserError: if clips are asked for and there is no picture of the environment.
+        UserError: if clips are asked for and there is no picture of the environment, or the lab
+            and there is no critic of actions or no matplotlib.
     """
     settings = dict(flatten(config.model_dump(mode="json", exclude_none=True)))
     texts = {
@@ -33,6 +36,16 @@ def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list
     if config.video_freq:
         env = make_video_vec(config, device)
         viewers.append(VideoCallback(env, config.video_freq, find_fps(env, config.env)))
+    if config.lab_freq:
+        if not hasattr(config.algorithm, "critic"):
+            raise UserError(
+                f"--lab-freq {config.lab_freq}: {config.algo} has no critic of actions; sac and "
+                f"reppo have one"
+            )
+        need("matplotlib", "plot")
+        from rl_gumbel.lab.callback import LabCallback
+
+        viewers.append(LabCallback(config.lab_freq))
     return viewers
 
 

@@ -122,6 +122,8 @@ class TrainConfig(Section):
     """Episodes of each evaluation."""
     video_freq: NonNegativeInt = 0
     """Steps between clips of an episode in TensorBoard; 0 for none."""
+    lab_freq: NonNegativeInt = 0
+    """Steps between figures in TensorBoard of all estimators on the critic; 0 for none."""
     checkpoint_freq: NonNegativeInt | None = None
     """Steps between checkpoints; null is ten minutes, 0 only the one at the end or a signal."""
     checkpoint_keep: PositiveInt = 2

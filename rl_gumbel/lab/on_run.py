@@ -54,6 +54,22 @@ def collect_states(
     return obs, None if mask is None else mask[:-1].flatten(0, 1)[rows]
 
 
+def training_method(objective: Any, progress_remaining: float) -> Method:
+    """Return what an algorithm trains with, from its `ActorObjective`.
+
+    Args:
+        objective: of the algorithm.
+        progress_remaining: part of the training that is to come, for a temperature that moves.
+    """
+    if objective.actor_gradient != "estimator":
+        return Method(objective.actor_gradient)
+    return Method(
+        objective.estimator,
+        objective.temperature(progress_remaining),
+        tuple(sorted(objective.estimator_kwargs.items())),
+    )
+
+
 @dataclass(frozen=True)
 class Result:
     """What was measured on a run."""

@@ -5,9 +5,8 @@ from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
-from tensorboard.compat.proto.summary_pb2 import Summary
 
-from rl_gumbel.tensorboard import find_writer
+from rl_gumbel.tensorboard import add_image, find_writer
 from rl_gumbel.video.episodes import film
 from rl_gumbel.video.files import encode_gif
 
@@ -61,12 +60,4 @@ class VideoCallback(BaseCallback):
         if writer is None:
             return
         frames = list(islice(film(self.model, self.env, 1, self.fps), MAX_FRAMES))
-        height, width, _ = frames[0].shape
-        image = Summary.Image(
-            height=height // SCALE,
-            width=width // SCALE,
-            colorspace=3,
-            encoded_image_string=encode_gif(frames, self.fps, SCALE),
-        )
-        summary = Summary(value=[Summary.Value(tag=TAG, image=image)])
-        writer._get_file_writer().add_summary(summary, self.num_timesteps)
+        add_image(writer, TAG, encode_gif(frames, self.fps, SCALE), self.num_timesteps)
