@@ -103,7 +103,21 @@ class _MaskedPlayer:
         return self.model.predict(observation, *args, action_masks=self.env.masks, **kwargs)
 
 
-class EvaluationCallback(BaseCallback):
+class MarkCallback(BaseCallback):
+    """A callback that acts at marks of the step count; a checkpoint holds where the next one is."""
+
+    _next: int
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what `set_state` goes on from, as a tree."""
+        return {"next": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` returned."""
+        self._next = state["next"]
+
+
+class EvaluationCallback(MarkCallback):
     """Evaluate by argmax actions every `interval` steps and at the end of training.
 
     Each result is a row of `run_dir/evaluations.csv` and is logged as `eval/mean_reward` and
@@ -132,16 +146,15 @@ class EvaluationCallback(BaseCallback):
 
     def get_state(self) -> dict[str, Any]:
         """Return what `set_state` goes on from, as a tree."""
-        return {
+        return super().get_state() | {
             "results": [astuple(result) for result in self.results],
-            "next": self._next,
             "environments": get_env_state(self.env),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what `get_state` returned; later rows of the file are dropped."""
+        super().set_state(state)
         self.results = [Evaluation(*row) for row in state["results"]]
-        self._next = state["next"]
         set_env_state(self.env, state["environments"])
         self._write_all()
 

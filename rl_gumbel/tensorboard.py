@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.metadata import create_summary_metadata
@@ -19,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from rl_gumbel.buffers import DeviceReplayBuffer
+from rl_gumbel.callbacks import MarkCallback
 from rl_gumbel.types import Obs
 
 LAYOUT = {
@@ -59,7 +59,7 @@ def find_writer(logger: Logger) -> SummaryWriter | None:
     return formats[0].writer if formats else None
 
 
-class TensorBoardCallback(BaseCallback):
+class TensorBoardCallback(MarkCallback):
     """Write the layout, the settings, and snapshots of the policy; nothing without TensorBoard.
 
     A snapshot is taken at the first rollout that ends after each hundredth of training, and at the
@@ -76,14 +76,6 @@ class TensorBoardCallback(BaseCallback):
         super().__init__()
         self.settings = settings
         self.texts = texts
-
-    def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` goes on from, as a tree."""
-        return {"next": self._next}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        self._next = state["next"]
 
     def _on_training_start(self) -> None:
         self.writer = find_writer(self.logger)

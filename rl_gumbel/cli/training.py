@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_gumbel.callbacks import EvaluationCallback
+from rl_gumbel.callbacks import EvaluationCallback, MarkCallback
 from rl_gumbel.checkpoint import Checkpoint, CheckpointCallback, DamagedError, TrainingStoppedError
 from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.build import find_device, make_model
@@ -18,7 +18,7 @@ from rl_gumbel.cli.memory import keep_freed_memory
 from rl_gumbel.cli.progress import ProgressCallback
 from rl_gumbel.cli.run_logs import open_logs
 from rl_gumbel.cli.signals import StopSignals
-from rl_gumbel.cli.viewers import Viewer, make_viewers
+from rl_gumbel.cli.viewers import make_viewers
 from rl_gumbel.config import TrainConfig
 
 EVALUATION_SEED = 1_000_000
@@ -34,7 +34,7 @@ class Training:
     model: BaseAlgorithm
     env: VecEnv
     evaluation_env: VecEnv
-    viewers: list[Viewer]
+    viewers: list[MarkCallback]
     """What shows more of it in TensorBoard."""
 
     def describe(self, settings: str) -> str:

@@ -6,6 +6,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.callbacks import MarkCallback
 from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.need import need
@@ -15,12 +16,11 @@ from rl_gumbel.tensorboard import TensorBoardCallback
 from rl_gumbel.video.callback import VideoCallback
 from rl_gumbel.video.episodes import find_fps
 
-Viewer = TensorBoardCallback | VideoCallback
 VIDEO_SEED = 2_000_000
 """Added to the seed for clips, so that they show other episodes than training."""
 
 
-def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list[Viewer]:
+def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list[MarkCallback]:
     """Return the callbacks that write them.
 
     Raises:
@@ -32,7 +32,7 @@ def make_viewers(config: TrainConfig, model: BaseAlgorithm, device: str) -> list
         "config": _as_code(dump_config(config)),
         "environment": describe_environment(config, model, device),
     }
-    viewers: list[Viewer] = [TensorBoardCallback(settings, texts)]
+    viewers: list[MarkCallback] = [TensorBoardCallback(settings, texts)]
     if config.video_freq:
         env = make_video_vec(config, device)
         viewers.append(VideoCallback(env, config.video_freq, find_fps(env, config.env)))

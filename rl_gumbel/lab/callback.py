@@ -4,8 +4,8 @@ from io import BytesIO
 from typing import Any
 
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
+from rl_gumbel.callbacks import MarkCallback
 from rl_gumbel.lab import figures
 from rl_gumbel.lab.on_run import BatchGradient, measure_run, training_method
 from rl_gumbel.tensorboard import add_image, find_writer, recent_states
@@ -16,7 +16,7 @@ STATES, DRAWS = 64, 32
 DPI = 80
 
 
-class LabCallback(BaseCallback):
+class LabCallback(MarkCallback):
     """Write the figure of `rl-gumbel lab --run` into TensorBoard, now and then.
 
     Training goes on as without: random numbers come from a copy of its stream.

@@ -1,11 +1,10 @@
 """Clips of training in TensorBoard."""
 
 from itertools import islice
-from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from rl_gumbel.callbacks import MarkCallback
 from rl_gumbel.tensorboard import add_image, find_writer
 from rl_gumbel.video.episodes import film
 from rl_gumbel.video.files import encode_gif
@@ -17,7 +16,7 @@ SCALE = 2
 """Pixels of a film for each of a clip, along an edge."""
 
 
-class VideoCallback(BaseCallback):
+class VideoCallback(MarkCallback):
     """Write the start of an episode of argmax actions as an animated picture, now and then.
 
     Training goes on as without: no random number of its stream is drawn.
@@ -33,14 +32,6 @@ class VideoCallback(BaseCallback):
         self.env = env
         self.interval = interval
         self.fps = fps
-
-    def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` goes on from, as a tree; the episodes shown are others then."""
-        return {"next": self._next}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `get_state` returned."""
-        self._next = state["next"]
 
     def _on_training_start(self) -> None:
         self._next = self.num_timesteps + self.interval
