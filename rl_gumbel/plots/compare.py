@@ -13,6 +13,7 @@ Array = NDArray[np.float64]
 SAME = {
     *("seed", "env", "device", "threads", "total_timesteps"),
     *("eval_freq", "eval_episodes", "video_freq", "lab_freq"),
+    *("checkpoint_freq", "checkpoint_keep"),
 }
 """Settings that may differ between seeds of the same."""
 POINTS = 200
