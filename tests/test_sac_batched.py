@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny_envs import Tiny, TinyDict
 from torch import Tensor
 
-from rl_gumbel import GumbelSAC, load_model, save_model
+from rl_gumbel import GumbelSAC, Schedule, load_model, save_model
 from rl_gumbel.algorithms import compilation, sac
 from rl_gumbel.algorithms.objective import ACTOR_GRADIENTS
 from rl_gumbel.algorithms.off_policy import EPISODES_INTERVAL
@@ -673,39 +673,111 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
         eager, fallback = (weights(build(compile=flag).learn(80)) for flag in (False, True))
     messages = [str(warning.message) for warning in caught]
     reason = "RuntimeError: no compiler here"
-    names = ("advance", "act_and_advance", "critic_loss", "actor_loss")
+    names = ("advance", "act_and_advance", "steps")
     assert messages == [f"compile=True has no effect on {name}: {reason}" for name in names]
     for name, value in eager.items():
         torch.testing.assert_close(value, fallback[name])
 
 
+NOTHING_DRAWN = {"critic": "multilinear", "actor_gradient": "exact", "max_grad_norm": 0.5}
+"""A compiler draws in another order."""
+
+
+def state(model):
+    """Weights, moments and counts of steps."""
+    tensors = dict(weights(model))
+    for number, optimizer in enumerate(model._optimizers()):
+        for place, moments in enumerate(optimizer.state.values()):
+            tensors |= {f"{number}.{place}.{name}": value for name, value in moments.items()}
+    return tensors
+
+
+def test_updates_in_one_call_are_those_of_one_after_the_other(monkeypatch):
+    """The way that is compiled, here as it is; also what is measured and logged."""
+    monkeypatch.setattr(sac, "compiled", lambda function: function)
+    models = [
+        filled(
+            priority_exponent=0.6,
+            importance_exponent=0.7,
+            cosine_interval=2,
+            compile=flag,
+            **NOTHING_DRAWN,
+        )
+        for flag in (False, True)
+    ]
+    batch = models[0].replay_buffer.sample(16)
+    for model in models:
+        assert model._fuses is model.compile
+        model.replay_buffer.sample = lambda *args, **kwargs: batch
+        model.train(6, 16)  # a full call and a rest
+        assert model._n_updates == 6
+    eager, fused = (state(model) | model.replay_buffer.store for model in models)
+    for name, value in eager.items():
+        torch.testing.assert_close(value, fused[name], atol=1e-6, rtol=1e-5)
+    logs = [model.logger.name_to_value for model in models]
+    assert logs[0].keys() == logs[1].keys()
+    for name in ("train/critic_loss", "train/actor_loss", "train/ent_coef", "estimator/grad_norm"):
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4)
+
+
+def test_a_restart_falls_on_the_call_that_passes_its_interval(monkeypatch):
+    monkeypatch.setattr(sac, "compiled", lambda function: function)
+    model = filled(compile=True, reset_interval=5)
+    restarts = []
+    monkeypatch.setattr(model, "reset_networks", lambda: restarts.append(model._n_updates))
+    for _ in range(3):
+        model.train(4, 16)
+    assert restarts == [8, 12]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"target_update_interval": 2},
+        {"policy_kwargs": {**SMALL, "optimizer_class": torch.optim.AdamW}},
+        {"policy_kwargs": {**SMALL, "optimizer_kwargs": {}}},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_one_call_has_its_losses_compiled(monkeypatch, kwargs):
+    names = []
+    monkeypatch.setattr(sac, "compiled", lambda function: names.append(function.__name__))
+    assert not build(compile=True, **kwargs)._fuses
+    assert names == ["critic_loss", "actor_loss"]
+
+
 @pytest.mark.slow
 def test_compiled_updates_are_those_of_eager_ones():
-    """Where nothing is drawn, since a compiler draws in another order."""
-    eager, fast = (filled(critic="multilinear", actor_gradient="exact") for _ in range(2))
+    """Two in one call; what is finite and what is not, under a rate that moves."""
+    eager, fast = (filled(priority_exponent=0.6, **NOTHING_DRAWN) for _ in range(2))
     fast.compile = True
     fast._setup_losses()
     batch = eager.replay_buffer.sample(16)
+    broken = batch._replace(rewards=batch.rewards * torch.nan)
     for model in (eager, fast):
-        for _ in range(3):
-            model.update_critic(batch)
-            model.update_actor(batch.observations, 1.0, batch.action_masks)
-    for name, value in weights(eager).items():
-        torch.testing.assert_close(value, weights(fast)[name], atol=1e-5, rtol=1e-4)
+        for number, each in enumerate([batch, batch, broken, batch]):
+            model.replay_buffer.sample = lambda *args, row=each, **kwargs: row
+            model._current_progress_remaining = 1 - number / 10
+            model.train(2, 16)
+        assert model.skipped_updates == 2
+    for name, value in (state(eager) | eager.replay_buffer.store).items():
+        other = (state(fast) | fast.replay_buffer.store)[name]
+        torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
-def test_a_temperature_that_moves_does_not_compile_again():
+def test_numbers_that_move_do_not_compile_again():
     """The recompilation limit of torch is 8; each of these would be a new number."""
-    model = filled()
+    schedules = {"temperature": Schedule("linear", 2, 1), "learning_rate": Schedule("linear", 1, 0)}
+    model = filled(**schedules)
     model.compile = True
     model._setup_losses()
-    batch = model.replay_buffer.sample(16)
     for _ in range(2):  # the first call is not compiled
-        model.update_actor(batch.observations, 2.0, batch.action_masks)
+        model.train(1, 16)
     with torch.compiler.set_stance("fail_on_recompile"):
         for number in range(4):
-            model.update_actor(batch.observations, 1.9 - number / 10, batch.action_masks)
+            model._current_progress_remaining = 1 - number / 10
+            model.train(1, 16)
 
 
 # --- learning ---------------------------------------------------------------------------------

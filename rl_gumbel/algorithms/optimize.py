@@ -1,6 +1,7 @@
 """Optimiser steps and learned coefficients, the same in every algorithm."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,67 @@ def descend(
         The norm of the gradient before clipping, and whether it is finite, bool: where it is not,
         parameters and moments stay as they are.
     """
-    norm = _set_gradients(optimizer, loss, max_norm)
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = [p for p in everything if p.requires_grad]  # an extractor may be frozen
+    gradients, norm = clipped_gradients(parameters, loss, max_norm)
     is_finite = norm.isfinite()
-    step_if(optimizer, is_finite)
+    step_by(optimizer, parameters, gradients, is_finite)
     return norm, is_finite
+
+
+def step_by(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    is_finite: Tensor,
+) -> None:
+    """Take the optimiser's step by these gradients, or none; inside a compiled function too."""
+    if torch.compiler.is_compiling():
+        _adam_if(optimizer, parameters, gradients, is_finite)
+        return
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    step_if(optimizer, is_finite)
+
+
+def is_traceable(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether `step_by` can be compiled: for a fused Adam without extras."""
+    (group,) = optimizer.param_groups
+    extras = any(group.get(name) for name in ("amsgrad", "maximize", "weight_decay"))
+    return type(optimizer) is torch.optim.Adam and bool(group["fused"]) and not extras
+
+
+@torch.no_grad()  # the parameters are leaves
+def _adam_if(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    is_finite: Tensor,
+) -> None:
+    """Take a step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), or leave no trace.
+
+    On the optimiser's own state, which its first step has made, in operations that a compiler joins
+    with others; its own step stays outside of what is compiled.
+    """
+    (group,) = optimizer.param_groups
+    rate, (beta1, beta2), epsilon = group["lr"], group["betas"], group["eps"]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        state = optimizer.state[parameter]
+        count, first, second = state["step"], state["exp_avg"], state["exp_avg_sq"]
+        new_count = count + 1
+        new_first = first.lerp(gradient, 1 - beta1)
+        new_second = second.lerp(gradient.square(), 1 - beta2)
+        root = (new_second / (1 - beta2**new_count)).sqrt() + epsilon
+        moved = parameter - rate / (1 - beta1**new_count) * new_first / root
+        for old, new in (
+            (count, new_count),
+            (first, new_first),
+            (second, new_second),
+            (parameter, moved),
+        ):
+            old.copy_(torch.where(is_finite, new, old))
 
 
 def step_if(optimizer: torch.optim.Optimizer, is_finite: Tensor) -> None:
@@ -46,18 +104,6 @@ def step_if(optimizer: torch.optim.Optimizer, is_finite: Tensor) -> None:
             if tensor.device == is_finite.device:
                 old = before.get(id(tensor), torch.zeros_like(tensor))  # moments start at zero
                 tensor.copy_(torch.where(is_finite, tensor, old))
-
-
-def _set_gradients(
-    optimizer: torch.optim.Optimizer, loss: Tensor, max_norm: float | None
-) -> Tensor:
-    """Give the optimiser's parameters their gradients, clipped; return the norm before that."""
-    everything = [p for group in optimizer.param_groups for p in group["params"]]
-    parameters = [p for p in everything if p.requires_grad]  # an extractor may be frozen
-    gradients, norm = clipped_gradients(parameters, loss, max_norm)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    return norm
 
 
 def clipped_gradients(

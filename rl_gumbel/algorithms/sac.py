@@ -30,7 +30,13 @@ from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.numbers import MAX_UNREAD
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import descend, entropy_target, log_coefficient, step_if
+from rl_gumbel.algorithms.optimize import (
+    descend,
+    entropy_target,
+    is_traceable,
+    log_coefficient,
+    step_by,
+)
 from rl_gumbel.buffers import DeviceReplayBuffer, DeviceReplaySamples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import Means
@@ -47,6 +53,9 @@ from rl_gumbel.policies.factored import (
     FactoredPolicy,
 )
 from rl_gumbel.policies.masks import MaskedAlgorithm
+
+MAX_FUSED = 4
+"""Gradient steps in one compiled call; with more of them it takes ever longer to compile."""
 
 
 class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
@@ -93,8 +102,10 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         cosine_interval: gradient steps between two measurements of `estimator/cosine` and
             `estimator/variance`, made where enumeration is affordable; 0 makes none.
-        compile: compile the losses and their gradients by `torch.compile`, and with a `BatchedEnv`
-            acting and its steps; where that fails a warning says why and training goes on without.
+        compile: compile whole updates by `torch.compile`, up to `MAX_FUSED` gradient steps in one
+            call (with another optimiser than Adam, or a `target_update_interval`, the losses and
+            their gradients alone), and with a `BatchedEnv` acting and its steps; where that fails a
+            warning says why and training goes on without.
 
     Raises:
         TypeError: for an action space that is not supported.
@@ -258,8 +269,24 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self._setup_losses()
 
     def _setup_losses(self) -> None:
-        self._critic_loss = compiled(self.critic_loss) if self.compile else self.critic_loss
-        self._actor_loss = compiled(self.actor_loss) if self.compile else self.actor_loss
+        self._critic_loss, self._actor_loss = self.critic_loss, self.actor_loss
+        optimizers = self._optimizers()
+        self._fuses = (
+            self.compile
+            and self.target_update_interval == 1
+            and all(is_traceable(optimizer) for optimizer in optimizers)
+        )
+        if self._fuses:
+            self._steps = compiled(self.steps)
+            # A tensor, since a compiled function would be compiled again for every number.
+            self._learning_rate = torch.full((), self.lr_schedule(1), device=self.device)
+        elif self.compile:
+            self._critic_loss = compiled(self.critic_loss)
+            self._actor_loss = compiled(self.actor_loss)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        every = (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer)
+        return [optimizer for optimizer in every if optimizer is not None]
 
     def _setup_ent_coef(self) -> None:
         """Build the entropy coefficient, learned or fixed, as SB3's SAC does."""
@@ -277,15 +304,22 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         """Update critic, actor, entropy coefficient and target critic `gradient_steps` times."""
         self.policy.set_training_mode(True)
         learning_rate = self.lr_schedule(self._current_progress_remaining)
-        for optimizer in (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer):
-            if optimizer is not None:
-                update_learning_rate(optimizer, learning_rate)
+        if self._fuses:
+            self._learning_rate.fill_(learning_rate)
+        for optimizer in self._optimizers():
+            rate = self._learning_rate if self._fuses else learning_rate
+            update_learning_rate(optimizer, rate)  # type: ignore[arg-type]  # Adam takes either
         temperature = self.objective.temperature(self._current_progress_remaining)
         if self.priority_exponent and isinstance(self.replay_buffer, DeviceReplayBuffer):
             left = self._current_progress_remaining * (1 - self.importance_exponent)
             self.replay_buffer.importance_exponent = 1 - left
-        for _ in range(gradient_steps):
-            self.update(batch_size, temperature)
+        if self._fuses:
+            for start in range(0, gradient_steps, MAX_FUSED):
+                count = min(MAX_FUSED, gradient_steps - start)
+                self.update_together(batch_size, temperature, count)
+        else:
+            for _ in range(gradient_steps):
+                self.update(batch_size, temperature)
         if len(self._updates) >= MAX_UNREAD:
             self._read_updates()
         self._latest = {"train/learning_rate": learning_rate, "estimator/temperature": temperature}
@@ -300,10 +334,46 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         self._means.add(self.update_actor(obs, temperature, mask))
         self._n_updates += 1
         if self._n_updates % self.target_update_interval == 0:
-            with torch.no_grad():  # theta' <- theta' + tau (theta - theta')
-                torch._foreach_lerp_(*self._averaged, self.tau)
+            self.update_target()
         if self.reset_interval and self._n_updates % self.reset_interval == 0:
             self.reset_networks()
+
+    def update_together(self, batch_size: int, temperature: float, count: int) -> None:
+        """Update everything `count` times in one call of what is compiled; as `update`.
+
+        The gradient is measured, and networks start anew, between two calls.
+        """
+        batches = [
+            self.replay_buffer.sample(batch_size, env=self._vec_normalize_env) for _ in range(count)
+        ]
+        numbers = range(self._n_updates, self._n_updates + count)
+        if any(self.objective.is_probe_due(n, self.cosine_interval) for n in numbers):
+            obs, mask = batches[0].observations, getattr(batches[0], "action_masks", None)
+            self._means.add(self.probe_estimator(obs, temperature, mask))
+        scalar = torch.full((), temperature, device=self.device)
+        for name, is_finite, metrics in self._steps(batches, scalar):
+            self._note_update(name, is_finite)
+            self._means.add(metrics)
+        self._n_updates += count
+        if self.reset_interval and self._n_updates % self.reset_interval < count:
+            self.reset_networks()
+
+    def steps(
+        self, batches: list[ReplayBufferSamples | DeviceReplaySamples], temperature: Tensor
+    ) -> list[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Take the steps of one update for each batch; return what `update` takes note of."""
+        notes = []
+        for batch in batches:
+            notes.append(("critic", *self.step_critic(batch)))
+            mask = getattr(batch, "action_masks", None)
+            notes.append(("actor", *self.step_actor(batch.observations, temperature, mask)))
+            self.update_target()
+        return notes
+
+    @torch.no_grad()  # theta' <- theta' + tau (theta - theta')
+    def update_target(self) -> None:
+        """Move the target critic towards the critic."""
+        torch._foreach_lerp_(*self._averaged, self.tau)
 
     @torch.no_grad()  # values are set, not computed
     def reset_networks(self) -> None:
@@ -313,8 +383,8 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         )
         self.policy.load_state_dict(fresh.to(self.device).state_dict())
         self.log_ent_coef.fill_(log_coefficient("ent_coef", self.ent_coef))
-        for optimizer in (self.actor.optimizer, self.critic.optimizer, self.ent_coef_optimizer):
-            for state in () if optimizer is None else optimizer.state.values():
+        for optimizer in self._optimizers():
+            for state in optimizer.state.values():
                 for moment in state.values():
                     if isinstance(moment, Tensor):  # the count of steps too
                         moment.zero_()
@@ -336,9 +406,16 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 
     def update_critic(self, batch: ReplayBufferSamples | DeviceReplaySamples) -> dict[str, Tensor]:
         """Take one step on the critic; return what is logged."""
+        is_finite, metrics = self.step_critic(batch)
+        self._note_update("critic", is_finite)
+        return metrics
+
+    def step_critic(
+        self, batch: ReplayBufferSamples | DeviceReplaySamples
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take one step on the critic; return whether its gradient was finite, and the metrics."""
         loss, errors, target = self._critic_loss(batch)
         _, is_finite = descend(self.critic.optimizer, loss, self.max_grad_norm)
-        self._note_update("critic", is_finite)
         if isinstance(batch, DeviceReplaySamples) and batch.positions is not None:
             assert isinstance(self.replay_buffer, DeviceReplayBuffer)
             self.replay_buffer.update_priorities(batch.positions, errors)
@@ -347,7 +424,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         if head is not None:
             outside = (target < head.centers[0]) | (target > head.centers[-1])
             metrics["train/target_outside"] = outside.float().mean()
-        return metrics
+        return is_finite, metrics
 
     def critic_loss(
         self, batch: ReplayBufferSamples | DeviceReplaySamples
@@ -399,9 +476,16 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
         """
         # A compiled function would be compiled again for every number.
         scalar = torch.full((), temperature, device=self.device) if self.compile else temperature
-        loss, entropy = self._actor_loss(obs, scalar, mask)
-        norm, is_finite = descend(self.actor.optimizer, loss, self.max_grad_norm)
+        is_finite, metrics = self.step_actor(obs, scalar, mask)
         self._note_update("actor", is_finite)
+        return metrics
+
+    def step_actor(
+        self, obs: PyTorchObs, temperature: float | Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Take the steps of `update_actor`; return whether they were taken, and the metrics."""
+        loss, entropy = self._actor_loss(obs, temperature, mask)
+        norm, is_finite = descend(self.actor.optimizer, loss, self.max_grad_norm)
         entropy = entropy.detach()  # the coefficient's loss must not reach the actor
         metrics = {
             "train/actor_loss": loss.detach(),
@@ -413,9 +497,9 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
             share = self.target_entropy / (self.layout.max_entropy or 1.0)
             surplus = (entropy - share * self.objective.max_entropy(mask)).sum(-1).mean()
             metrics["train/ent_coef_loss"] = (self.log_ent_coef.detach() * surplus).squeeze(0)
-            self.log_ent_coef.grad = surplus.expand(1)  # of that loss, which is linear in it
-            step_if(self.ent_coef_optimizer, is_finite)
-        return metrics
+            gradient = surplus.expand(1).contiguous()  # of that loss, which is linear in it
+            step_by(self.ent_coef_optimizer, [self.log_ent_coef], [gradient], is_finite)
+        return is_finite, metrics
 
     def actor_loss(
         self, obs: PyTorchObs, temperature: float | Tensor, mask: Tensor | None
@@ -449,7 +533,7 @@ class GumbelSAC(MaskedAlgorithm, BatchedOffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         built = ["actor", "critic", "critic_target", "objective", "_averaged", "_means", "_latest"]
-        built += ["_critic_loss", "_actor_loss"]
+        built += ["_critic_loss", "_actor_loss", "_steps", "_learning_rate", "_fuses"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
