@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,13 @@ from gymnasium import spaces
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rl_gumbel import load_model
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.checkpoint.replay import get_replay, set_replay
-from rl_gumbel.checkpoint.tree import read_tree
+from rl_gumbel.checkpoint.state import get_generators, set_generators
+from rl_gumbel.checkpoint.tree import read_tree, write_tree
 from rl_gumbel.cli import main
+from rl_gumbel.cli.signals import StopSignals
 from rl_gumbel.config import load_config
 from rl_gumbel.plots.events import read_values
 
@@ -345,10 +350,41 @@ def test_auto_needs_a_directory(call):
     assert (code, err) == (2, "rl-gumbel: --resume auto needs --run-dir, the same each time\n")
 
 
-def test_numbers_of_numpy_and_python_go_on_too(finished):
-    """Environments and users' wrappers may draw from them."""
-    state = read_tree(finished / "checkpoints/128", "state")["training"]["generators"]
-    np.random.set_state(state["numpy"])
-    first = np.random.rand(3)
-    np.random.set_state(state["numpy"])
-    np.testing.assert_array_equal(first, np.random.rand(3))
+def test_numbers_of_numpy_python_and_the_action_space_go_on_too(finished):
+    """Environments and wrappers may draw from them, and SB3 does."""
+    model = load_model(finished / "models/last", device="cpu")
+
+    def draw():
+        return [
+            np.random.rand(),
+            random.random(),
+            float(torch.rand(())),
+            model.action_space.sample(),
+        ]
+
+    saved = get_generators(model)
+    first = [draw() for _ in range(20)]
+    write_tree(saved, Path(), "generators")
+    set_generators(model, read_tree(Path(), "generators"), own=True)
+    assert [draw() for _ in range(20)] == first
+
+
+class AtOnce(StopSignals):
+    """A signal that came before training began."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.received = signal.SIGTERM
+        return self
+
+
+def test_a_signal_before_the_first_step_is_resumable_too(finished, call, monkeypatch):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        patch.setattr("rl_gumbel.cli.training.StopSignals", AtOnce)
+        code, out, _ = call(*AUTO)
+    assert code == 75
+    assert out.endswith("stopped by SIGTERM after 0 steps; continue with: rl-gumbel resume run\n")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert call("resume", "run", "--no-progress")[0] == 0
+    assert checkpoint(Path("run"), 256) == checkpoint(finished, 256)

@@ -122,6 +122,12 @@ def add_setting(group: argparse._ArgumentGroup, setting: Setting, *, is_shown: b
     )
 
 
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of what goes on from a run."""
+    run = parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    run.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+
+
 def add_no_progress(parser: argparse._ActionsContainer) -> None:
     """Add the option of whatever trains."""
     parser.add_argument("--no-progress", action="store_true", help="no progress display")
@@ -130,7 +136,7 @@ def add_no_progress(parser: argparse._ActionsContainer) -> None:
 def add_resume(parser: argparse.ArgumentParser) -> None:
     """Add the options of `resume`."""
     parser.description = "Go on with a run from its newest checkpoint that is whole."
-    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    add_run(parser)
     parser.add_argument(
         "--total-timesteps",
         type=at_least(1),
@@ -143,7 +149,7 @@ def add_resume(parser: argparse.ArgumentParser) -> None:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
     parser.description = "Evaluate the agent of a run: argmax actions of the last model."
-    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
+    add_run(parser)
     add = parser.add_argument
     add("--episodes", type=at_least(1), default=100, metavar="N", help="(default: 100)")
     add_agent(parser)
@@ -224,8 +230,9 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         "Write the agent of a run as a zip that the load of its algorithm and SB3's tools read, "
         "with its optimisers."
     )
-    parser.add_argument("run", metavar="RUN", help="directory that train wrote")
-    parser.add_argument("file", metavar="FILE.zip", help="a new file")
+    add_run(parser)
+    file = parser.add_argument("file", metavar="FILE.zip", help="a new file")
+    file.complete = shtab.FILE  # type: ignore[attr-defined]
     models = ("last", "best")
     parser.add_argument(
         "--model",
