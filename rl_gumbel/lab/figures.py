@@ -210,7 +210,7 @@ def sharpness(rows: Sequence[Row]) -> Figure:
         f"with the score function and its best baseline (perceptrons)"
     )
     note = f"{setting_of(rows, 'sharpness')}; {ZERO}"
-    label = "standard deviation of the logits (0: uniform policy)"
+    label = "standard deviation of the logits"
     return draw_grid(rows, "sharpness", label, ("bias", "error", "cosine"), title, note)
 
 
@@ -270,7 +270,9 @@ def cost(rows: Sequence[Row]) -> Figure:
     times = {row["method"]: row["microseconds"] for row in select(rows, factors=most)}
     axes.set_yscale("log")
     axes.set_xlabel("action factors K")
-    axes.set_ylabel(f"microseconds, batch of {rows[0]['batch']}, forward and backward")
+    axes.set_ylabel(
+        f"microseconds of one processor, batch of {rows[0]['batch']}, forward and backward"
+    )
     figure.suptitle(
         f"At {most} factors local expectation takes "
         f"{times['local_expectation'] / times['straight_through']:.0f} times as long as "
