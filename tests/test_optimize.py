@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl_gumbel.algorithms.optimize import descend
+from rl_gumbel.algorithms.optimize import descend, is_traceable, step_by
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.01])
@@ -34,3 +34,41 @@ def test_what_is_frozen_or_unused_stays_as_it_is():
     assert used.grad.tolist() == pytest.approx([0.5**0.5] * 2, rel=1e-5)
     assert used.tolist() == pytest.approx([0.9, 0.9])
     assert unused.tolist() == frozen.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("is_finite", [True, False])
+def test_the_step_that_is_compiled_is_that_of_adam_or_none(is_finite, monkeypatch):
+    """After a first step of its own, on the same moments; a rate that is a tensor."""
+    pairs = []
+    for rate in (0.1, torch.tensor(0.1)):
+        parameters = [nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.ones(()))]
+        optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.8, 0.9), eps=0.1, fused=True)
+        pairs.append((parameters, optimizer))
+    assert all(is_traceable(optimizer) for _, optimizer in pairs)
+    for number, gradient in enumerate([3.0, -1.0, 0.5 if is_finite else torch.nan, 2.0]):
+        flag = torch.tensor(bool(torch.tensor(gradient).isfinite()))
+        for compiling, (parameters, optimizer) in enumerate(pairs):
+            # What was not used has no gradient.
+            gradients = [torch.tensor([gradient, 1.0]), None]
+            monkeypatch.setattr(
+                torch.compiler, "is_compiling", lambda now=compiling and number: bool(now)
+            )
+            step_by(optimizer, parameters, gradients, flag)
+    (plain, one), (traced, other) = pairs
+    torch.testing.assert_close(traced, plain)
+    torch.testing.assert_close(other.state[traced[0]], one.state[plain[0]])
+    assert one.state[plain[0]]["step"] == (4 if is_finite else 3)
+    assert traced[1] == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.Adam(parameters),
+        lambda parameters: torch.optim.Adam(parameters, fused=True, weight_decay=0.1),
+        lambda parameters: torch.optim.Adam(parameters, fused=True, amsgrad=True),
+        lambda parameters: torch.optim.AdamW(parameters, fused=True),
+    ],
+)
+def test_other_optimisers_are_not_compiled(make):
+    assert not is_traceable(make([nn.Parameter(torch.ones(2))]))
