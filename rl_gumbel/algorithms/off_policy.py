@@ -2,7 +2,9 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -19,11 +21,12 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.algorithms.compilation import compile_steps
-from rl_gumbel.algorithms.numbers import Record, floats
+from rl_gumbel.algorithms.numbers import Record, check, floats, measure
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.types import Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
+from rl_gumbel.vec_env.guard import check_batch
 
 EPISODES_INTERVAL = 100
 """Steps of batched environments between two reads of the episodes that ended meanwhile."""
@@ -187,6 +190,27 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
                 self._log(log_interval)
         callback.on_rollout_end()
         return RolloutReturn(train_freq.frequency * self.n_envs, 0, continue_training=True)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: NDArray[Any],
+        new_obs: Any,
+        reward: NDArray[Any],
+        dones: NDArray[Any],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store a step that SB3's own way collected, if its numbers are finite."""
+        check_batch(new_obs, reward, buffer_action)
+        self._rewards.see(float(np.abs(reward).max()))
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+
+    def check_numbers(self) -> None:
+        """Raise for what `_record_episodes` would, without taking note of anything."""
+        if self._episodes:
+            record, num_steps = self._record(len(self._episodes)), len(self._episodes)
+            is_finite, _, may_act = measure(record).tolist()
+            check(record, is_finite, may_act, self.num_timesteps - num_steps * self.n_envs)
 
     @torch.no_grad()  # what is learned is learned from the replay
     def collect_step(self, learning_starts: int = 0) -> Step:

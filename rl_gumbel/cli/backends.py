@@ -12,6 +12,8 @@ from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS
+from rl_gumbel.envs.base import TorchEnv
+from rl_gumbel.faults import EnvError
 from rl_gumbel.vec_env import SB3VecEnv, make_vec
 from rl_gumbel.vec_env.names import find_torch_id
 
@@ -51,6 +53,11 @@ def make_training_vec(config: TrainConfig, device: str) -> VecEnv:
         UserError: if they cannot be made, or their spaces are not supported.
     """
     if choose_backend(config) == "torch":
+        if config.restart_failed_envs:
+            raise UserError(
+                f"--restart-failed-envs {config.restart_failed_envs} would be ignored: "
+                f"{config.env} steps in torch; --backend gymnasium has processes to restart"
+            )
         return make_torch_vec(config, config.num_envs, config.seed, device)
     return environments.make_training_vec(config)
 
@@ -99,13 +106,15 @@ def make_torch_vec(config: TrainConfig, num_envs: int, seed: int, device: str) -
     try:
         env = SB3VecEnv(make_vec(config.env, num_envs, device, "torch", **kwargs))
     except Exception as error:
-        if not kwargs:
-            raise  # a bug of the environment, which its author needs to see
+        if not kwargs:  # a bug of the environment, which its author needs to see
+            raise EnvError(f"cannot be made: {type(error).__name__}: {error}") from error
         reason = str(error)
         if not isinstance(error, ValueError):  # those of our environments name the argument
             reason = str(explain(error, config.env, kwargs))
         if config.env in ENVS and config.env in gym.registry:  # which ours alone are not
             reason += " (torch version; --backend gymnasium is the original)"
         raise UserError(reason) from error
+    assert isinstance(env.batched, TorchEnv)
+    env.batched.nonfinite = config.nonfinite
     env.seed(seed)
     return env

@@ -1,6 +1,8 @@
 """Environments of Gymnasium for training and evaluation, from the configuration."""
 
+import itertools
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +17,9 @@ from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS, registered_id
+from rl_gumbel.faults import EnvError
 from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
+from rl_gumbel.vec_env.guard import Guard, Survived
 from rl_gumbel.vec_env.names import find_torch_id
 from rl_gumbel.wrappers import FlattenActions
 
@@ -44,8 +48,9 @@ def make_env(config: TrainConfig, render_mode: str | None = None) -> gym.Env[Any
         if render_mode and "render_mode" in str(error):
             raise UserError(f"{config.env} cannot be rendered") from error
         reason = explain(error, config.env, kwargs)
-        if reason is None:
-            raise  # a bug of the environment, which its author needs to see
+        if reason is None:  # a bug of the environment, which its author needs to see
+            text = f"cannot be made: {type(error).__name__}: {error}"
+            raise EnvError(text) from error
         raise UserError(reason) from error
     if render_mode and env.render_mode != render_mode:
         env.close()
@@ -114,7 +119,17 @@ def _advice(env_id: str, space: spaces.Space[Any]) -> str:
 def make_training_vec(config: TrainConfig) -> VecEnv:
     """Return the environments for training, whose spaces are supported."""
     check_env(config)
-    return make_vec_env(lambda: make_env(config), config.num_envs, config.seed)
+    return make_vec_env(guarded(config), config.num_envs, config.seed)
+
+
+def guarded(
+    config: TrainConfig, make: Callable[[], gym.Env[Any, Any]] | None = None
+) -> Callable[[], Guard]:
+    """Return what makes one environment after the other, each in a `Guard`, of one group."""
+    survived, indices = Survived(config.restart_failed_envs), itertools.count()
+    return lambda: Guard(
+        make or (lambda: make_env(config)), next(indices), config.nonfinite, survived
+    )
 
 
 def make_evaluation_vec(
@@ -134,7 +149,7 @@ def make_evaluation_vec(
         return env if limit is None else gym.wrappers.TimeLimit(env, limit)
 
     num_envs = 1 if render_mode else min(num_episodes, MAX_EVALUATION_ENVS)
-    return make_vec_env(make, num_envs, seed)
+    return make_vec_env(guarded(config, make), num_envs, seed)
 
 
 def check_env(config: TrainConfig) -> gym.Env[Any, Any]:

@@ -29,6 +29,18 @@ class UserError(CommandError):
     code = USER_ERROR
 
 
+class FailedEnvError(CommandError):
+    """An environment that failed; its own traceback was printed."""
+
+    code = ENVIRONMENT_ERROR
+
+
+class NumbersError(CommandError):
+    """Numbers that are not finite, or a lack of memory."""
+
+    code = NUMERICAL_ERROR
+
+
 class StorageError(CommandError):
     """Files that cannot be written, or that are damaged."""
 

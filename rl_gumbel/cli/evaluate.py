@@ -19,6 +19,7 @@ from rl_gumbel.checkpoint import load_model
 from rl_gumbel.cli.backends import make_evaluation_vec
 from rl_gumbel.cli.build import find_device
 from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.config import TrainConfig, load_config
 
@@ -31,7 +32,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """
     config = read_run(args.run)
     # Standard output carries the JSON alone, whatever an environment prints.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), explained(config):
         result = measure(config, args)
     record = asdict(result) | {"episodes": args.episodes}
     if args.json:

@@ -8,6 +8,7 @@ from rl_gumbel.checkpoint import Checkpoint, DamagedError, FormatError, find_che
 from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.errors import StorageError, UserError
 from rl_gumbel.cli.evaluate import read_run
+from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.cli.training import build_training, run_training
 from rl_gumbel.config import TrainConfig, dump_config
@@ -26,7 +27,8 @@ def resume(args: argparse.Namespace) -> int:
     config = read_run(args.run)
     if args.total_timesteps is not None:
         config = config.model_copy(update={"total_timesteps": args.total_timesteps})
-    code = go_on(args.run, config, live=not args.no_progress)
+    with explained(config):
+        code = go_on(args.run, config, live=not args.no_progress)
     if code is None:
         raise UserError(
             f"{args.run} has no checkpoint yet; start anew with "

@@ -2,6 +2,7 @@
 
 import argparse
 
+from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.resume import find_run, go_on
 from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
 from rl_gumbel.cli.training import build_training, run_training
@@ -17,6 +18,11 @@ def train(config: TrainConfig, args: argparse.Namespace) -> int:
         UserError: for an environment, a device or a directory that cannot be used.
         StorageError: with `--resume auto`, if no checkpoint is whole.
     """
+    with explained(config):
+        return _train(config, args)
+
+
+def _train(config: TrainConfig, args: argparse.Namespace) -> int:
     is_there = False
     if args.resume is not None:
         is_there = find_run(args.run_dir, config)

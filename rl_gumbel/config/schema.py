@@ -132,6 +132,10 @@ class TrainConfig(Section):
     """Wrappers, innermost first: [module.Class], or with arguments [{module.Class: {bins: 7}}]."""
     env_kwargs: dict[str, Any] = {}
     """Keyword arguments of the environment."""
+    nonfinite: Literal["raise", "reset", "zero"] = "raise"
+    """An infinity or NaN of an environment stops training, cuts the episode, or is zero."""
+    restart_failed_envs: NonNegativeInt = 0
+    """Gymnasium environments that may fail and are made anew, in all."""
     algorithm: Section
     """Settings of the algorithm."""
     policy_kwargs: Section
@@ -141,6 +145,8 @@ class TrainConfig(Section):
     def _check_backend(self) -> "TrainConfig":
         if self.backend == "torch" and self.env_wrappers:
             raise refuse("env_wrappers", "are Gymnasium's, and backend is torch")
+        if self.backend == "torch" and self.restart_failed_envs:
+            raise refuse("restart_failed_envs", "is for Gymnasium's, and backend is torch")
         return self
 
     def ignored(self) -> Iterator[Ignored]:

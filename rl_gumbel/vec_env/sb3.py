@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rl_gumbel.envs.base import BatchedEnv, State
 from rl_gumbel.vec_env.facade import copy_row, host_reset, host_step, read_action
+from rl_gumbel.vec_env.guard import check_batch
 
 
 class SB3VecEnv(VecEnv):
@@ -61,6 +62,7 @@ class SB3VecEnv(VecEnv):
         """Return observations, rewards `[B]`, ends `[B]` bool and infos of the step."""
         host = host_step(self.batched, self._action)
         self._masks = host["mask"]
+        check_batch(host["obs"], host["reward"], self._action)
         seconds = round(time.time() - self._start_seconds, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(host["ended"]).tolist():
