@@ -4,6 +4,7 @@ import csv
 import inspect
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from stable_baselines3.common.type_aliases import PolicyPredictor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from rl_gumbel.checkpoint.files import Writer, write_file
 from rl_gumbel.checkpoint.model import save_model
 from rl_gumbel.checkpoint.state import get_env_state, set_env_state
+from rl_gumbel.vec_env.guard import Survived
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,25 @@ class MaskReader(VecEnvWrapper):
             self.masks = np.stack([info["action_mask"] for info in infos]).astype(np.bool_)
 
 
+class SurvivedCallback(BaseCallback):
+    """Log what Gymnasium environments got over: those made anew, and steps that were repaired.
+
+    Args:
+        survived: of the environments of training.
+    """
+
+    def __init__(self, survived: Survived) -> None:
+        super().__init__()
+        self.survived = survived
+
+    def _on_rollout_end(self) -> None:
+        self.logger.record("rollout/restarts", self.survived.restarts)
+        self.logger.record("rollout/repaired_steps", self.survived.repaired_steps)
+
+    def _on_step(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class _MaskedPlayer:
     """A model that chooses among what the environment allows."""
@@ -138,6 +160,8 @@ class EvaluationCallback(MarkCallback):
         self.num_episodes = num_episodes
         self.results: list[Evaluation] = []
         """Every evaluation so far."""
+        self._table_writer = Writer("evaluations.csv")
+        self._best_writer = Writer("the best model")
 
     @property
     def best(self) -> Evaluation | None:
@@ -163,9 +187,13 @@ class EvaluationCallback(MarkCallback):
         self._write_all()
 
     def _write_all(self) -> None:
-        self._write([field.name for field in fields(Evaluation)], mode="w")
-        for result in self.results:
-            self._write_result(result)
+        """Write the table of all results; a disk that is full now may not be the next time."""
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Evaluation))
+        writer.writerows(astuple(result) for result in self.results)
+        path = self.run_dir / "evaluations.csv"
+        self._table_writer.attempt(lambda: write_file(path, text.getvalue().encode()))
 
     def _on_step(self) -> bool:
         # What falls on the last step waits for the last update.
@@ -182,17 +210,11 @@ class EvaluationCallback(MarkCallback):
             self._next += self.interval * (1 + (self.num_timesteps - self._next) // self.interval)
         result = evaluate_model(self.model, self.env, self.num_episodes)
         self.results.append(result)
-        self._write_result(result)
+        self._write_all()
         self.logger.record("eval/mean_reward", result.mean_reward)
         self.logger.record("eval/mean_ep_length", result.mean_ep_length)
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
         if self.best is result:
-            save_model(self.model, self.run_dir / "models" / "best")
-
-    def _write_result(self, result: Evaluation) -> None:
-        self._write([str(value) for value in astuple(result)], mode="a")
-
-    def _write(self, row: list[str], mode: str) -> None:
-        with (self.run_dir / "evaluations.csv").open(mode, newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)
+            best = self.run_dir / "models" / "best"
+            self._best_writer.attempt(lambda: save_model(self.model, best))

@@ -9,5 +9,9 @@ class EnvError(RuntimeError):
     """
 
 
+class StorageFailedError(RuntimeError):
+    """The last checkpoint of a run cannot be written; those before are as they were."""
+
+
 class NumericalError(RuntimeError):
     """Numbers are not finite: of an environment, which the message names, or of the gradients."""

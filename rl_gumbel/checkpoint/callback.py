@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rl_gumbel.checkpoint.files import Writer
 from rl_gumbel.checkpoint.model import load_weights, save_model
 from rl_gumbel.checkpoint.state import get_state, set_state
 from rl_gumbel.checkpoint.store import (
@@ -16,6 +17,7 @@ from rl_gumbel.checkpoint.store import (
     write_checkpoint,
 )
 from rl_gumbel.checkpoint.tree import read_tree, write_tree
+from rl_gumbel.faults import StorageFailedError
 
 SECONDS = 600.0
 """Between checkpoints, where the steps between them are not set."""
@@ -68,6 +70,7 @@ class CheckpointCallback(BaseCallback):
         self.keep = keep
         self.should_stop = should_stop
         self.start = start
+        self._writer = Writer("a checkpoint")
 
     def _on_training_start(self) -> None:
         if self.start is not None:
@@ -100,10 +103,13 @@ class CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         # Between two iterations: all that was collected is learned from.
         if self.should_stop():
-            self.save()
+            self._save_last()
             raise TrainingStoppedError
         if self._is_due():
-            self.save()
+            self._writer.attempt(self.save)
+            # Also where it failed: the next one is tried when it is due.
+            self._saved_steps = self.model.num_timesteps
+            self._saved_seconds = time.monotonic()
 
     def _is_due(self) -> bool:
         if self.freq is None:
@@ -114,7 +120,16 @@ class CheckpointCallback(BaseCallback):
         )
 
     def _on_training_end(self) -> None:
-        self.save()
+        self._save_last()
+
+    def _save_last(self) -> None:
+        """Write a checkpoint for which there is no other time."""
+        try:
+            self.save()
+        except OSError as error:
+            raise StorageFailedError(
+                f"cannot write the last checkpoint: {error.strerror or error}"
+            ) from error
 
     def _on_step(self) -> bool:
         return True
@@ -123,10 +138,13 @@ class CheckpointCallback(BaseCallback):
         """Write a checkpoint, then its weights as the last model.
 
         Raises:
+            NumericalError: if there is an infinity or NaN in the replay.
+            EnvError: if there is a state without an allowed action.
             OSError: if that is not possible; what was written before is as it was.
         """
         model = self.model
         model._read_updates()  # raises if the weights are beyond help
+        model.check_numbers()
 
         def write(directory: Path) -> None:
             save_model(model, directory)
@@ -135,5 +153,3 @@ class CheckpointCallback(BaseCallback):
 
         write_checkpoint(self.run_dir, model.num_timesteps, write, self.keep)
         save_model(model, self.run_dir / "models" / "last")
-        self._saved_steps = model.num_timesteps
-        self._saved_seconds = time.monotonic()

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,6 +26,34 @@ def write_file(path: Path, content: bytes) -> None:
         sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+class Writer:
+    """Tries to write something again and again, and warns once when it cannot.
+
+    Args:
+        what: is written, for the warning.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._has_warned = False
+
+    def attempt(self, write: Callable[[], None]) -> bool:
+        """Return whether `write` went through; an `OSError` of it never stops training."""
+        try:
+            write()
+            return True
+        except OSError as error:
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"cannot write {self.what}: {error.strerror or error}; training goes on, and "
+                    f"it is tried again",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return False
 
 
 def remove_directory(path: Path) -> None:

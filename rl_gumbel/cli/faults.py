@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from rl_gumbel.cli.errors import FailedEnvError, NumbersError
+from rl_gumbel.cli.errors import FailedEnvError, NumbersError, StorageError
 from rl_gumbel.config import TrainConfig
 from rl_gumbel.envs.base import TorchEnv
-from rl_gumbel.faults import EnvError, NumericalError
+from rl_gumbel.faults import EnvError, NumericalError, StorageFailedError
 
 SIZES = ("buffer_size", "batch_size", "n_steps", "num_minibatches")
 """Settings of an algorithm that memory depends on, where it has them."""
@@ -26,12 +26,17 @@ def explained(config: TrainConfig) -> Iterator[None]:
     Raises:
         FailedEnvError: for an environment that failed.
         NumbersError: for numbers that are not finite, or a lack of memory.
+        StorageError: for a last checkpoint that cannot be written.
     """
     try:
         yield
     except NumericalError as error:
         raise NumbersError(f"{config.env}: {error}{advise(config)}") from error
+    except StorageFailedError as error:
+        raise StorageError(str(error)) from error
     except EnvError as error:
+        if isinstance(error.__cause__, Exception) and is_lack_of_memory(error.__cause__):
+            raise NumbersError(describe_memory(error.__cause__, config)) from error
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         raise FailedEnvError(f"{config.env}: {error}") from error
@@ -67,7 +72,7 @@ def describe_memory(error: Exception, config: TrainConfig) -> str:
             sizes[name] = getattr(config.algorithm, name)
     sizes["net_arch"] = getattr(config.policy_kwargs, "net_arch", None)
     shown = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
-    reason = str(error).strip().splitlines()[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     reason = re.sub(r"^\[.*?\] data\. ", "", reason)  # where in torch's sources it was noticed
     peak = ""
     if torch.cuda.is_available():

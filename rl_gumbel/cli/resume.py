@@ -9,6 +9,7 @@ from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.errors import StorageError, UserError
 from rl_gumbel.cli.evaluate import read_run
 from rl_gumbel.cli.faults import explained
+from rl_gumbel.cli.lock import locked
 from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.cli.training import build_training, run_training
 from rl_gumbel.config import TrainConfig, dump_config
@@ -63,9 +64,14 @@ def go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
     """Go on with the run in a directory; return the exit code, or None if it has no checkpoint.
 
     Raises:
-        UserError: if it has more steps than `config` asks for.
+        UserError: if it has more steps than `config` asks for, or another process is at it.
         StorageError: if no checkpoint is whole.
     """
+    with locked(Path(text)):
+        return _go_on(text, config, live=live)
+
+
+def _go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
     run_dir = Path(text)
     start = find_start(run_dir)
     if start is None:

@@ -1,6 +1,7 @@
 """The logs of a run, `progress.csv` and TensorBoard's, which may go on from some step."""
 
 import csv
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from rl_gumbel.checkpoint.files import write_file
+from rl_gumbel.cli.lasting import LastingFile, LastingLog
 
 PROGRESS, STEPS = "progress.csv", "time/total_timesteps"
 
 
 def open_logs(run_dir: Path, steps: int | None = None) -> Logger:
     """Return the logger of a run, new or going on from `steps`; what is logged later is dropped."""
-    formats: list[KVWriter] = [TensorBoardLog(run_dir, steps), CsvLog(run_dir / PROGRESS, steps)]
+    formats: list[KVWriter] = [
+        TensorBoardLog(run_dir, steps),
+        LastingLog(PROGRESS, partial(CsvLog, run_dir / PROGRESS), steps),
+    ]
     return Logger(str(run_dir), formats)
 
 
@@ -38,6 +43,11 @@ class TensorBoardLog(TensorBoardOutputFormat):
                 cut_events(path, steps)
         self.writer = SummaryWriter(log_dir=str(run_dir), purge_step=purge_step)
         self._is_closed = False
+        # Written by a thread that an error would end, and every later call with it.
+        events = self.writer._get_file_writer().event_writer
+        records = events._async_writer._writer
+        records._writer.close()
+        records._writer = LastingFile(Path(events._file_name), "TensorBoard's events")
 
 
 def cut_events(path: Path, steps: int) -> None:

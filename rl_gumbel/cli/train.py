@@ -3,6 +3,7 @@
 import argparse
 
 from rl_gumbel.cli.faults import explained
+from rl_gumbel.cli.lock import locked
 from rl_gumbel.cli.resume import find_run, go_on
 from rl_gumbel.cli.run_directory import check_run_dir, make_run_dir
 from rl_gumbel.cli.training import build_training, run_training
@@ -36,5 +37,6 @@ def _train(config: TrainConfig, args: argparse.Namespace) -> int:
     training = build_training(config)
     run_dir = make_run_dir(args.run_dir, config, training.device)
     settings = args.config or find_tuned(config.algo, config.env) or "defaults; none are tuned"
-    print(f"training {training.describe(str(settings))} in {run_dir}", flush=True)
-    return run_training(training, run_dir, live=not args.no_progress, new=not is_there)
+    with locked(run_dir):
+        print(f"training {training.describe(str(settings))} in {run_dir}", flush=True)
+        return run_training(training, run_dir, live=not args.no_progress, new=not is_there)

@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_gumbel.callbacks import EvaluationCallback, MarkCallback
+from rl_gumbel.callbacks import EvaluationCallback, MarkCallback, SurvivedCallback
 from rl_gumbel.checkpoint import Checkpoint, CheckpointCallback, DamagedError, TrainingStoppedError
 from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.build import find_device, make_model
@@ -20,6 +20,7 @@ from rl_gumbel.cli.run_logs import open_logs
 from rl_gumbel.cli.signals import StopSignals
 from rl_gumbel.cli.viewers import make_viewers
 from rl_gumbel.config import TrainConfig
+from rl_gumbel.vec_env.guard import Survived
 
 EVALUATION_SEED = 1_000_000
 """Added to the seed for evaluation, so that it sees other episodes than training."""
@@ -75,12 +76,15 @@ def run_training(
         new: whether the directory has no logs yet, which would be cut at the start otherwise.
 
     Raises:
-        StorageError: if the checkpoint does not fit.
+        StorageError: if the checkpoint does not fit, or the logs cannot be written.
     """
     steps = start.steps if start else -1
     if start:  # for environments without a state, which do not start over with their old episodes
         training.env.seed((training.config.seed + steps) % 2**32)
-    training.model.set_logger(open_logs(run_dir, None if new else steps))
+    try:
+        training.model.set_logger(open_logs(run_dir, None if new else steps))
+    except OSError as error:
+        raise StorageError(f"cannot write the logs in {run_dir}: {error.strerror}") from error
     signals = StopSignals()
     try:
         with signals:
@@ -100,6 +104,11 @@ def run_training(
         training.evaluation_env.close()
     print(f"run: {run_dir}")
     return 0
+
+
+def find_survived(env: VecEnv) -> list[Survived]:
+    """Return what the environments got over, if they are Gymnasium's."""
+    return env.get_attr("survived", 0) if env.has_attr("survived") else []
 
 
 def learn(
@@ -125,4 +134,6 @@ def learn(
     )
     with ProgressCallback(evaluations, config.total_timesteps, live=live) as progress:
         callbacks = [evaluations, *training.viewers, checkpoints, progress]
+        if config.restart_failed_envs or config.nonfinite != "raise":
+            callbacks += [SurvivedCallback(some) for some in find_survived(training.env)]
         training.model.learn(config.total_timesteps, callback=callbacks)
