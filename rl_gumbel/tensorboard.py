@@ -108,9 +108,10 @@ class TensorBoardCallback(MarkCallback):
         seen = recent_states(self.model, STATES)
         if seen is None or self.writer is None:
             return
-        probs, entropy = describe_policy(self.model.policy, *seen)
+        policy: Any = self.model.policy
+        probs, entropy = describe_policy(policy, *seen)
         add_heights(self.writer, ENTROPY, entropy, self.num_timesteps)
-        for k, size in enumerate(self.model.policy.layout.sizes[:MAX_FACTORS]):
+        for k, size in enumerate(policy.layout.sizes[:MAX_FACTORS]):
             add_heights(self.writer, f"{ACTIONS}{k:02d}", probs[k, :size], self.num_timesteps)
 
 

@@ -30,7 +30,7 @@ from rl_gumbel.plots.statistics import (
 
 COLORS = ("#0b6fa4", "#d95f02", "#2a9d5c", "#a6418e", "#8a6d1d", "#555f6b", "#c4302b", "#4b4fb5")
 """Told apart by colour-blind people and in grey."""
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#969aa0",
     "axes.grid": True,

@@ -79,7 +79,8 @@ def read_run(path: Path, metric: str = RETURN) -> Run:
     Raises:
         ValueError: if it has no such metric, or a file is damaged.
     """
-    task, curves = None, {}
+    task: str | None = None
+    curves: dict[str, Curve] = {}
     try:
         if path.is_file():
             is_monitor = path.name.endswith("monitor.csv")

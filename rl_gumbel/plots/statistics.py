@@ -7,6 +7,7 @@ list with one array for each task, its first axis the runs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +42,7 @@ def interquartile_mean(values: ArrayLike, axis: int = -1) -> Array:
     return np.asarray(kept.mean(axis))
 
 
-def mean(values: ArrayLike, axis: int = -1) -> Array:
+def mean(values: Any, axis: int = -1) -> Array:
     """Return the mean."""
     return np.asarray(np.mean(values, axis))
 
@@ -79,7 +80,7 @@ def bootstrap(
     return Estimate(statistic([values[None] for values in strata])[0], low, high)
 
 
-def aggregate(strata: Strata, name: str, **options: float) -> Estimate:
+def aggregate(strata: Strata, name: str, **options: Any) -> Estimate:
     """Return the aggregate of that name over all runs of all tasks, with its interval.
 
     `mean` is the mean over tasks of their means; `iqm` takes all scores together.
@@ -89,12 +90,12 @@ def aggregate(strata: Strata, name: str, **options: float) -> Estimate:
     return bootstrap(strata, lambda draws: AGGREGATES[name](np.concatenate(draws, 1)), **options)
 
 
-def aggregate_curve(values: Array, name: str, **options: float) -> Estimate:
+def aggregate_curve(values: Array, name: str, **options: Any) -> Estimate:
     """Return the aggregate of `[S, P]` curves at each of the P points; whole runs are resampled."""
     return bootstrap([values], lambda draws: AGGREGATES[name](draws[0], 1), **options)
 
 
-def performance_profile(strata: Strata, thresholds: Array, **options: float) -> Estimate:
+def performance_profile(strata: Strata, thresholds: Array, **options: Any) -> Estimate:
     """Return the share of runs with a score above each threshold, the mean over tasks."""
     return bootstrap(
         strata,
@@ -103,7 +104,7 @@ def performance_profile(strata: Strata, thresholds: Array, **options: float) -> 
     )
 
 
-def probability_of_improvement(ours: Strata, theirs: Strata, **options: float) -> Estimate:
+def probability_of_improvement(ours: Strata, theirs: Strata, **options: Any) -> Estimate:
     """Return the probability that a run of ours beats one of theirs on the same task.
 
     The Mann-Whitney statistic divided by the number of pairs, ties counted as half, the mean over

@@ -38,7 +38,7 @@ def draw_return(curves: Mapping[str, Curve]) -> Figure | None:
         if evaluation in curves:
             steps, mean = curves[evaluation]
             style = {"color": COLORS[1], "label": "evaluation, argmax actions"}
-            if deviation in curves:
+            if deviation is not None and deviation in curves:
                 spread = curves[deviation][1]
                 axes.errorbar(steps, mean, spread, fmt="o-", ms=3.5, lw=1.2, capsize=2, **style)
             else:

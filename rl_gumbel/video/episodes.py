@@ -32,18 +32,20 @@ def film(
 ) -> Iterator[Frame]:
     """Yield the pictures of episodes with their panels, all of one size."""
     values: list[float] = []
-    shown: Moment | None = None
-    picture: Frame | None = None
+    shown = 1
+    last: list[Frame] = []
     for count, moment in enumerate(play(model, env, num_episodes, deterministic=deterministic)):
         if count == max_frames:
             break
-        if shown is not None and moment.episode != shown.episode:
-            yield from [picture] * round(HOLD_SECONDS * fps)  # type: ignore[list-item]
+        if moment.episode != shown:
+            yield from last
+            shown = moment.episode
             values.clear()
         values.append(moment.value)
-        shown, picture = moment, draw(moment, values)
+        picture = draw(moment, values)
+        last = [picture] * round(HOLD_SECONDS * fps)
         yield picture
-    yield from [picture] * round(HOLD_SECONDS * fps)  # type: ignore[list-item]
+    yield from last
 
 
 def play(
@@ -114,6 +116,7 @@ def find_fps(env: VecEnv, env_id: str) -> int:
     if not isinstance(env.unwrapped, SB3VecEnv):
         metadata = env.get_attr("metadata")[0]
     elif env_id in gym.registry:  # the original of a torch environment
-        creator = gym.envs.registration.load_env_creator(gym.spec(env_id).entry_point)
+        entry_point: Any = gym.spec(env_id).entry_point
+        creator = gym.envs.registration.load_env_creator(entry_point)
         metadata = getattr(creator, "metadata", {})
     return int(np.clip(metadata.get("render_fps", FRAMES_PER_SECOND), 1, 60))

@@ -26,7 +26,7 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: int) -> int:
     try:
         writer = imageio.get_writer(
             aside,
-            format="FFMPEG",  # type: ignore[arg-type]
+            format="FFMPEG",
             fps=fps,
             codec="libx264",
             macro_block_size=2,
