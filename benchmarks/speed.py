@@ -1,6 +1,7 @@
-"""Speed beside peers, in one run: environment only, rollout only, whole training of PPO.
+"""Speed beside peers, in one run: environment, rollout, training of PPO, gradient steps of SAC.
 
     python benchmarks/speed.py run --threads 2
+    python benchmarks/speed.py updates
     python benchmarks/speed.py solve --seeds 0 1 2 3 4
     python benchmarks/speed.py table
 
@@ -9,6 +10,12 @@ one another, ours and the peers', `--repeats` times over: on a machine whose spe
 ratios count. CartPole-v1, separate 64x64 tanh networks, 4 epochs of 4 minibatches, the same number
 of threads and the same allocator settings for everybody. `run` writes `results/speed.csv`, `solve`
 (seconds until the last 100 training episodes average 475) `results/solve.csv`.
+
+`updates` writes `results/updates.csv`: gradient steps of `GumbelSAC` and of SB3's SAC on batches of
+256 from a replay of CartPole-v1. The networks are equal: SB3 runs on `OneHotActions`, so that its
+action has the two numbers of our one-hot, and enters the critic at the first layer; ReLU, no layer
+norm, a learned entropy coefficient, Adam at the same rate. Ours on batched environments of torch,
+whose replay is tensors; each at what it would be given.
 """
 
 import argparse
@@ -170,6 +177,69 @@ def sb3_training(num_envs: int) -> Measured:
     return lambda: model.learn(steps, reset_num_timesteps=False), steps, shares
 
 
+BATCH_SIZE = 256
+REPLAY_SIZE = 10_000
+UPDATES = 20
+"""Gradient steps in a call of `train`."""
+
+
+def our_sac(width: int, compile: bool = False) -> Measured:
+    from torch import nn
+
+    from rl_gumbel import make_vec
+    from rl_gumbel.algorithms import GumbelSAC
+
+    model = GumbelSAC(
+        "MlpPolicy",
+        make_vec("CartPole-v1", 8, device="cpu"),
+        learning_rate=LEARNING_RATE,
+        learning_starts=REPLAY_SIZE,
+        compile=compile,
+        cosine_interval=0,
+        policy_kwargs={
+            "net_arch": [width, width],
+            "activation_fn": nn.ReLU,
+            "layer_norm": False,
+            "action_layer": "first",
+        },
+        seed=0,
+        device="cpu",
+    )
+    model.learn(REPLAY_SIZE)
+    model.train(UPDATES, BATCH_SIZE)
+    shares = Shares()
+    model.replay_buffer.sample = shares.timed("replay", model.replay_buffer.sample)
+    model.update_critic = shares.timed("critic", model.update_critic)
+    model.update_actor = shares.timed("actor", model.update_actor)
+    if not compile:  # else the target is computed in one call with the loss
+        model.target_value = shares.timed("target", model.target_value)
+    return lambda: model.train(UPDATES, BATCH_SIZE), UPDATES, shares
+
+
+def our_compiled_sac(width: int) -> Measured:
+    return our_sac(width, compile=True)
+
+
+def sb3_sac(width: int) -> Measured:
+    import gymnasium as gym
+    from stable_baselines3 import SAC
+
+    from rl_gumbel.wrappers import OneHotActions
+
+    model = SAC(
+        "MlpPolicy",
+        OneHotActions(gym.make("CartPole-v1")),
+        learning_rate=LEARNING_RATE,
+        learning_starts=REPLAY_SIZE,
+        batch_size=BATCH_SIZE,
+        policy_kwargs={"net_arch": [width, width]},
+        seed=0,
+        device="cpu",
+    )
+    model.learn(REPLAY_SIZE)
+    return lambda: model.train(UPDATES, BATCH_SIZE), UPDATES, no_shares
+
+
 ROWS: dict[str, Callable[[int], Measured]] = {
     "env": our_env,
     "compiled-env": our_compiled_env,
@@ -181,6 +251,12 @@ ROWS: dict[str, Callable[[int], Measured]] = {
     "compiled-training": our_compiled_training,
     "sb3-training": sb3_training,
 }
+UPDATE_ROWS: dict[str, Callable[[int], Measured]] = {
+    "sac": our_sac,
+    "compiled-sac": our_compiled_sac,
+    "sb3-sac": sb3_sac,
+}
+"""Of the width of both hidden layers instead of the number of environments."""
 
 
 class Shares:
@@ -216,7 +292,7 @@ class Shares:
 # --- one row in a process, all rows in turn ---------------------------------------------------
 
 
-def measure(name: str, num_envs: int, threads: int) -> dict[str, Any]:
+def measure(name: str, size: int, threads: int) -> dict[str, Any]:
     """Return steps a second, shares and peak memory of this process."""
     import warnings
 
@@ -224,7 +300,7 @@ def measure(name: str, num_envs: int, threads: int) -> dict[str, Any]:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    function, steps, shares = ROWS[name](num_envs)
+    function, steps, shares = (ROWS | UPDATE_ROWS)[name](size)
     first = time.perf_counter()
     function()
     first = time.perf_counter() - first
@@ -248,33 +324,55 @@ FIELDS = [
     *("row", "num_envs", "threads", "repeat", "steps_per_second", "peak_mib"),
     *("share_env", "share_policy", "share_rollout", "share_update", "cpu", "torch"),
 ]
+UPDATE_FIELDS = [
+    *("row", "width", "threads", "repeat", "steps_per_second", "peak_mib"),
+    *("share_replay", "share_target", "share_critic", "share_actor", "cpu", "torch"),
+]
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Run every row at every size in processes of their own; write the CSV as it grows."""
+    """Run every row at every size."""
+    sizes = [
+        (size, [name for name in args.rows if size <= MAX_PEER.get(name, size)])
+        for size in args.sizes
+    ]
+    run_rows("speed.csv", FIELDS, "num_envs", sizes, args)
+
+
+def run_updates(args: argparse.Namespace) -> None:
+    """Run every row of gradient steps at every width."""
+    sizes = [(width, list(UPDATE_ROWS)) for width in args.widths]
+    run_rows("updates.csv", UPDATE_FIELDS, "width", sizes, args)
+
+
+def run_rows(
+    file_name: str,
+    fields: list[str],
+    size_name: str,
+    sizes: list[tuple[int, list[str]]],
+    args: argparse.Namespace,
+) -> None:
+    """Run the rows of each size in processes of their own; write the CSV as it grows."""
     import torch
 
     environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(args.threads)}
     machine = {"cpu": f"{describe_cpu()}, {os.cpu_count()} cores", "torch": torch.__version__}
     RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "speed.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
+    with (RESULTS / file_name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, fields)
         writer.writeheader()
-        for num_envs in args.sizes:
+        for size, names in sizes:
             for repeat in range(args.repeats):
-                for name in args.rows:
-                    if num_envs > MAX_PEER.get(name, num_envs):
-                        continue
-                    words = [sys.executable, __file__, "row", name, str(num_envs)]
-                    words += [str(args.threads)]
+                for name in names:
+                    words = [sys.executable, __file__, "row", name, str(size), str(args.threads)]
                     out = subprocess.run(
                         words, env=environment, check=True, stdout=subprocess.PIPE, text=True
                     ).stdout
-                    row = {"row": name, "num_envs": num_envs, "threads": args.threads}
+                    row = {"row": name, size_name: size, "threads": args.threads}
                     row |= {"repeat": repeat, **machine, **json.loads(out)}
                     writer.writerow(row)
                     file.flush()
-                    print(f"{name} {num_envs}: {row['steps_per_second']:,.0f} steps/s", flush=True)
+                    print(f"{name} {size}: {row['steps_per_second']:,.0f} steps/s", flush=True)
 
 
 def describe_cpu() -> str:
@@ -376,9 +474,10 @@ def sb3_solver(seed: int) -> Any:
 
 
 def tables() -> str:
-    """Return both tables in Markdown."""
+    """Return the tables in Markdown."""
     parts = []
-    for name, make in (("speed.csv", speed_table), ("solve.csv", solve_table)):
+    made = {"speed.csv": speed_table, "updates.csv": updates_table, "solve.csv": solve_table}
+    for name, make in made.items():
         if (RESULTS / name).exists():
             with (RESULTS / name).open(newline="") as file:
                 parts.append(make(list(csv.DictReader(file))))
@@ -429,6 +528,42 @@ def speed_table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def updates_table(rows: list[dict[str, str]]) -> str:
+    """Return the medians over the repeats, beside SB3's SAC of the same width."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["width"], row["row"]), []).append(row)
+    speed = {
+        key: median(float(row["steps_per_second"]) for row in group)
+        for key, group in groups.items()
+    }
+    parts = ("replay", "target", "critic", "actor")
+    lines = [
+        f"Gradient steps of SAC at batch {BATCH_SIZE}, {rows[0]['threads']} thread, torch "
+        f"{rows[0]['torch']}, {rows[0]['cpu']}; medians of "
+        f"{1 + max(int(row['repeat']) for row in rows)} repeats. The critic's share includes the "
+        f"target's.",
+        "",
+        f"| | hidden layers | steps/s | SB3's SAC | ratio | {' | '.join(parts)} |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (width, name), group in groups.items():
+        if name == "sb3-sac":
+            continue
+        peer = speed[width, "sb3-sac"]
+        shares = [
+            f"{100 * median(float(row[f'share_{part}']) for row in group):.0f}%"
+            if group[0][f"share_{part}"]
+            else ""
+            for part in parts
+        ]
+        lines.append(
+            f"| {name} | {width}, {width} | {speed[width, name]:,.0f} | {peer:,.0f} | "
+            f"{speed[width, name] / peer:.2f} | {' | '.join(shares)} |"
+        )
+    return "\n".join(lines)
+
+
 def solve_table(rows: list[dict[str, str]]) -> str:
     """Return median and range of the seconds of each agent."""
     lines = [
@@ -459,13 +594,17 @@ def main() -> None:
     run.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     run.add_argument("--repeats", type=int, default=3)
     run.add_argument("--threads", type=int, default=2)
+    updates = verbs.add_parser("updates", help="measure gradient steps of SAC")
+    updates.add_argument("--widths", type=int, nargs="+", default=[64, 256])
+    updates.add_argument("--repeats", type=int, default=3)
+    updates.add_argument("--threads", type=int, default=1)
     timed = verbs.add_parser("solve", help="measure the seconds to a solved CartPole-v1")
     timed.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     timed.add_argument("--threads", type=int, default=1)
     verbs.add_parser("table", help="print the tables")
     row = verbs.add_parser("row", help="measure one row in this process")
-    row.add_argument("name", choices=list(ROWS))
-    row.add_argument("num_envs", type=int)
+    row.add_argument("name", choices=[*ROWS, *UPDATE_ROWS])
+    row.add_argument("size", type=int)
     row.add_argument("threads", type=int)
     one = verbs.add_parser("solve-one", help="time one seed in this process")
     one.add_argument("agent")
@@ -474,10 +613,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.verb == "run":
         run_all(args)
+    elif args.verb == "updates":
+        run_updates(args)
     elif args.verb == "solve":
         solve(args)
     elif args.verb == "row":
-        print(json.dumps(measure(args.name, args.num_envs, args.threads)))
+        print(json.dumps(measure(args.name, args.size, args.threads)))
     elif args.verb == "solve-one":
         print(json.dumps(solve_one(args.agent, args.seed, args.threads)))
     else:
