@@ -103,6 +103,8 @@ class EnsembleLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[E, B, out]`."""
+        if self.weight.shape[-1] == 1:  # a product with one column is up to eight times slower
+            return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 

@@ -505,3 +505,11 @@ def test_tanh_of_single_precision_is_exact_to_the_seventh_digit():
     nn.init.zeros_(layers[0].bias)
     x = torch.linspace(-20, 20, 4001).unsqueeze(-1)
     torch.testing.assert_close(layers(x), x.tanh(), atol=2e-7, rtol=0)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_members_of_an_ensemble_are_linear_layers_of_their_own(width):
+    layer, x = EnsembleLinear(3, 4, width), torch.randn(3, 5, 4)
+    for member, y in enumerate(layer(x)):
+        weight, bias = layer.weight[member].t(), layer.bias[member, 0]
+        torch.testing.assert_close(y, nn.functional.linear(x[member], weight, bias))
