@@ -86,26 +86,40 @@ def load_model(
     record = _read_record(directory / RECORD)
     state, num_timesteps = _read_tensors(directory / TENSORS)
     algorithm = _find_algorithm(record, directory)
-    observation_space = space_from_json(record["observation_space"])
-    action_space = space_from_json(record["action_space"])
+    try:
+        observation_space = space_from_json(record["observation_space"])
+        action_space = space_from_json(record["action_space"])
+        saved = from_json({k: v for k, v in record["settings"].items() if k not in settings})
+    except Exception as error:  # whatever the numbers and names of a damaged file lead to
+        raise _damaged(directory / RECORD, error) from error
     if env is not None:
         env = algorithm._wrap_env(env, 0)
         check_for_correct_spaces(env, observation_space, action_space)
-    saved = {name: value for name, value in record["settings"].items() if name not in settings}
-    model = algorithm(
-        record["policy"],
-        env,
-        device=device,
-        _init_setup_model=False,  # without an environment the spaces must be set first
-        **{**from_json(saved), **settings},
-    )
-    model.observation_space = observation_space
-    model.action_space = action_space
-    model.n_envs = env.num_envs if env is not None else record["num_envs"]
-    model._setup_model()
+    try:
+        model = algorithm(
+            record["policy"],
+            env,
+            device=device,
+            _init_setup_model=False,  # without an environment the spaces must be set first
+            **{**saved, **settings},
+        )
+        model.observation_space = observation_space
+        model.action_space = action_space
+        model.n_envs = env.num_envs if env is not None else record["num_envs"]
+        model._setup_model()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # of sound settings, on a machine that is too small
+    except Exception as error:
+        raise _damaged(directory / RECORD, error) from error
     _set_state(model, state, directory)
     model.num_timesteps = num_timesteps
     return model
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    """Return the error of a file whose content cannot be used."""
+    reason = " ".join(str(error).split())
+    return ValueError(f"{path} cannot be used: {type(error).__name__}: {reason}")
 
 
 def load_weights(model: BaseAlgorithm, path: str | Path) -> None:

@@ -86,7 +86,7 @@ def _encode(tree: Tree, path: str, store: Callable[[str, Tensor], str]) -> Any:
     if isinstance(tree, Tensor):
         return {TENSOR: store(path, tree)}
     if isinstance(tree, np.ndarray):
-        return {ARRAY: store(path, torch.from_numpy(np.ascontiguousarray(tree)))}
+        return {ARRAY: store(path, torch.from_numpy(np.asarray(tree, order="C")))}
     if isinstance(tree, list):
         return [inner(i, value) for i, value in enumerate(tree)]
     if isinstance(tree, tuple):

@@ -59,7 +59,10 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[Place, int]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
         raise ConfigError(f"{path}: cannot read the configuration: {reason}") from error
-    loader = Loader(text)
+    try:
+        loader = Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not have
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
     lines: dict[Place, int] = {}
     try:
         node = loader.get_single_node()
