@@ -120,7 +120,7 @@ def kill(count, seed):
         os.kill(pid, signal.SIGKILL)
         result["codes"].append(wait(pid))
         result["killed"] += 1
-        result["while_saving"] += bool(list(run_dir.glob("**/.*")))
+        result["while_saving"] += bool(list(run_dir.glob("*/**/.*")))
         found = find_checkpoint(run_dir)
         steps = 0 if found is None else found.steps
         if steps < announced:

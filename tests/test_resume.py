@@ -20,12 +20,19 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rl_gumbel import load_model
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.checkpoint.replay import get_replay, set_replay
-from rl_gumbel.checkpoint.state import get_generators, set_generators
+from rl_gumbel.checkpoint.state import (
+    get_env_state,
+    get_generators,
+    set_env_state,
+    set_generators,
+)
 from rl_gumbel.checkpoint.tree import read_tree, write_tree
 from rl_gumbel.cli import main
 from rl_gumbel.cli.signals import StopSignals
 from rl_gumbel.config import load_config
+from rl_gumbel.envs import ENVS
 from rl_gumbel.plots.events import read_values
+from rl_gumbel.vec_env import SB3VecEnv, make_vec
 
 COMMON = [
     "--no-progress",
@@ -57,9 +64,9 @@ RUNS = {
         *("--env-kwargs.max-episode-steps=20", *ON_POLICY, *SOFT),
     ],
     "shac": [
-        *("--algo=shac", "--env=PendulumBank-v0", "--env-kwargs.n=2", "--num-envs=4"),
+        *("--algo=shac", "--env=PendulumBank-v0", "--env-kwargs.n=5", "--num-envs=3"),
         *("--policy-kwargs.net-arch=[4]", "--policy-kwargs.shared-factors=false"),
-        *("--total-timesteps=256", "--checkpoint-freq=128", "--env-kwargs.max-episode-steps=20"),
+        *("--total-timesteps=240", "--checkpoint-freq=120", "--env-kwargs.max-episode-steps=20"),
         *("--algorithm.average-reward-rate=0.1", *ON_POLICY, *SOFT, *NORMALISED),
     ],
     "ppo": [
@@ -268,6 +275,9 @@ def test_a_longer_total_is_absolute_and_stays(finished, call):
     assert code == 0
     assert rows(run / "evaluations.csv")[-1]["timesteps"] == "320"
     assert load_config(run / "config.yaml").total_timesteps == 320
+    metadata = json.loads((run / "metadata.json").read_text())
+    (resumed,) = metadata["resumed"]
+    assert (resumed["steps"], resumed["versions"]) == (256, metadata["versions"])
 
 
 def test_fewer_steps_than_there_are_is_an_error(finished, call):
@@ -388,3 +398,29 @@ def test_a_signal_before_the_first_step_is_resumable_too(finished, call, monkeyp
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert call("resume", "run", "--no-progress")[0] == 0
     assert checkpoint(Path("run"), 256) == checkpoint(finished, 256)
+
+
+@pytest.mark.parametrize("env_id", sorted(ENVS))
+def test_every_torch_environment_goes_on_from_a_file(env_id):
+    """So that no environment has a state that a checkpoint would lose."""
+    env, other = SB3VecEnv(make_vec(env_id, 3, "cpu")), SB3VecEnv(make_vec(env_id, 3, "cpu"))
+    env.seed(0)
+    env.reset()
+    layout = env.batched.layout
+
+    def play(env, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(12):
+            mask = env.batched.action_mask
+            allowed = layout.valid if mask is None else mask
+            weights = torch.ones(3, *layout.valid.shape) * allowed
+            index = weights.flatten(0, 1).multinomial(1, generator=generator)
+            yield env.batched.step(layout.to_action(index.view(3, -1)))
+
+    list(play(env, 1))
+    write_tree(get_env_state(env), Path(), "env")
+    other.reset()
+    assert set_env_state(other, read_tree(Path(), "env"))
+    for left, right in zip(play(env, 2), play(other, 2), strict=True):
+        for name, value in vars(left).items():
+            torch.testing.assert_close(value, getattr(right, name), rtol=0, atol=0, equal_nan=True)

@@ -42,6 +42,7 @@ def test_a_signal_saves_and_exits_75_and_the_run_goes_on_exactly(stopped, name):
     assert what["codes"] == [75, 0, 0]
     end = f"after {what['steps']} steps; continue with: rl-gumbel resume {name}"
     assert f"stopped by {name} {end}" in what["lines"]
+    assert f"{name}: saving at the next safe point; once more exits at once" in what["lines"]
     assert "resume: exact" in what["lines"]
     same_end(directory / name, directory / f"{name}-whole")
 

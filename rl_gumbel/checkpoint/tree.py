@@ -1,7 +1,8 @@
 """Nested state on disk: `NAME.safetensors` for its tensors, `NAME.json` for the rest.
 
 A tree is made of None, bool, int, float, str, tensors, numpy arrays, and lists, tuples and dicts of
-trees. Reading one builds these and nothing else, whatever the files say.
+trees. Reading one builds these and nothing else, whatever the files say. Tensors come back with
+the memory layout that they had, or what is computed from them would be rounded otherwise.
 """
 
 import json
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Tree = Any
-TENSOR, ARRAY, TUPLE, ITEMS = "$tensor", "$array", "$tuple", "$items"
+TENSOR, ORDER, ARRAY, TUPLE, ITEMS = "$tensor", "order", "$array", "$tuple", "$items"
 MAX_JSON_BYTES = 1 << 26
 
 
@@ -84,7 +85,12 @@ def _encode(tree: Tree, path: str, store: Callable[[str, Tensor], str]) -> Any:
     if isinstance(tree, np.generic):
         return tree.item()
     if isinstance(tree, Tensor):
-        return {TENSOR: store(path, tree)}
+        # Dimensions as they lie in memory, outermost first: kernels round by it.
+        order = sorted(range(tree.ndim), key=lambda i: -tree.stride(i))
+        dense = tree.permute(order)
+        if order == list(range(tree.ndim)) or not dense.is_contiguous():
+            return {TENSOR: store(path, tree)}
+        return {TENSOR: store(path, dense), ORDER: order}
     if isinstance(tree, np.ndarray):
         return {ARRAY: store(path, torch.from_numpy(np.asarray(tree, order="C")))}
     if isinstance(tree, list):
@@ -104,7 +110,9 @@ def _decode(document: Any, tensors: dict[str, Tensor]) -> Tree:
     if not isinstance(document, dict):
         return document
     if TENSOR in document:
-        return tensors[document[TENSOR]]
+        tensor = tensors[document[TENSOR]]
+        order = document.get(ORDER, range(tensor.ndim))
+        return tensor.permute([order.index(i) for i in range(tensor.ndim)])
     if ARRAY in document:
         return tensors[document[ARRAY]].numpy()
     if TUPLE in document:

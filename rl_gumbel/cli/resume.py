@@ -10,7 +10,7 @@ from rl_gumbel.cli.errors import StorageError, UserError
 from rl_gumbel.cli.evaluate import read_run
 from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.lock import locked
-from rl_gumbel.cli.run_directory import CONFIG
+from rl_gumbel.cli.run_directory import CONFIG, note_resume
 from rl_gumbel.cli.training import build_training, run_training
 from rl_gumbel.config import TrainConfig, dump_config
 
@@ -84,6 +84,7 @@ def _go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
         return 0
     training = build_training(config)
     write_file(run_dir / CONFIG, dump_config(config).encode())
+    note_resume(run_dir, training.device, start.steps)
     what = training.describe(str(run_dir / CONFIG))
     print(f"resuming {what} in {run_dir} after {start.steps} steps", flush=True)
     return run_training(training, run_dir, start, live=live, new=False)

@@ -13,6 +13,7 @@ import torch
 
 from rl_gumbel import __version__
 from rl_gumbel.checkpoint.files import write_file
+from rl_gumbel.checkpoint.tree import read_json
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.config import TrainConfig, dump_config
 
@@ -48,6 +49,18 @@ def make_run_dir(text: str | None, config: TrainConfig, device: str) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     return path
+
+
+def note_resume(run_dir: Path, device: str, steps: int) -> None:
+    """Add to the metadata of a run what goes on with it after `steps`, under `resumed`."""
+    path = run_dir / METADATA
+    try:
+        metadata = dict(read_json(path))
+        before = list(metadata.get("resumed", ()))
+    except (OSError, ValueError, TypeError):  # no reason not to go on
+        metadata, before = {}, []
+    metadata["resumed"] = [*before, {"steps": steps, **describe_run(device)}]
+    write_file(path, (json.dumps(metadata, indent=2) + "\n").encode())
 
 
 def _make_default(config: TrainConfig) -> Path:

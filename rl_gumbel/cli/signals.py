@@ -1,5 +1,6 @@
 """Signals that stop a run: the first one at the next safe point, a second one at once."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from types import FrameType, TracebackType
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
 """Ctrl-C; what `kill` and schedulers send; what SLURM sends ahead of its limit."""
+STDERR = 2
 
 
 class StopSignals:
@@ -42,3 +44,6 @@ class StopSignals:
                 os.write(sys.stdout.fileno(), b"\033[?25h\n")  # the display has hidden the cursor
             os._exit(128 + number)
         self.received = signal.Signals(number)
+        text = f"{self.received.name}: saving at the next safe point; once more exits at once\n"
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            os.write(STDERR, text.encode())  # which a handler may do, unlike print
