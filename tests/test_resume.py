@@ -206,6 +206,19 @@ def test_where_environments_cannot_be_saved_it_says_so(capsys):
     assert rows(Path("copy/evaluations.csv"))[-1]["timesteps"] == "100"
 
 
+def test_what_is_compiled_goes_on_approximately_and_says_so(finished, call, monkeypatch):
+    """Each process runs the first call as it is; compiled code has random numbers of its own."""
+    run = Path(shutil.copytree(finished, "run"))
+    config = (run / "config.yaml").read_text()
+    assert "compile: false" in config
+    (run / "config.yaml").write_text(config.replace("compile: false", "compile: true"))
+    monkeypatch.setattr(torch, "compile", lambda function, **kwargs: function)
+    code, out, _ = call("resume", run, "--total-timesteps", 288, "--no-progress")
+    assert code == 0
+    reason = "what is compiled runs uncompiled once, with other random numbers"
+    assert f"resume: approximate: {reason}" in out.splitlines()
+
+
 def test_what_is_saved_of_gymnasium_runs_is_exact():
     """All but the environments: the same replay, weights and counts at the point of resuming."""
     assert main(["train", *GYMNASIUM, "--run-dir", "run"]) == 0

@@ -93,6 +93,8 @@ class CheckpointCallback(BaseCallback):
         except Exception as error:  # a file that somebody else wrote fails in any way
             text = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise DamagedError(f"{start.path} does not fit this run: {text}") from error
+        if reason is None and getattr(self.model, "compile", False):
+            reason = "what is compiled runs uncompiled once, with other random numbers"
         now = list_versions()
         for name in SAME_VERSIONS:
             if start.versions.get(name) != now[name] and reason is None:
