@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import (
     filter_excluded_keys,
 )
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
@@ -36,18 +36,22 @@ class TensorBoardLog(TensorBoardOutputFormat):
     """SB3's, in a file of its own for each process; TensorBoard reads them one after the other."""
 
     def __init__(self, run_dir: Path, steps: int | None) -> None:
-        purge_step = None
-        if steps is not None:
-            purge_step = steps + 1  # for a TensorBoard that has read the files before they are cut
-            for path in run_dir.glob("*tfevents*"):
-                cut_events(path, steps)
-        self.writer = SummaryWriter(log_dir=str(run_dir), purge_step=purge_step)
+        for path in () if steps is None else run_dir.glob("*tfevents*"):
+            cut_events(path, steps)
+        self.writer = SummaryWriter(log_dir=str(run_dir))
         self._is_closed = False
         # Written by a thread that an error would end, and every later call with it.
-        events = self.writer._get_file_writer().event_writer
+        file_writer = self.writer._get_file_writer()
+        events = file_writer.event_writer
         records = events._async_writer._writer
         records._writer.close()
         records._writer = LastingFile(Path(events._file_name), "TensorBoard's events")
+        if steps is not None:
+            # For a TensorBoard that has read the files before they were cut: what `purge_step` of
+            # the writer does, which that thread might still be writing when its file is closed.
+            file_writer.add_event(Event(step=steps + 1, file_version="brain.Event:2"))
+            start = SessionLog(status=SessionLog.START)
+            file_writer.add_event(Event(step=steps + 1, session_log=start))
 
 
 def cut_events(path: Path, steps: int) -> None:
