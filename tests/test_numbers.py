@@ -137,6 +137,18 @@ def test_reset_cuts_the_episode_before_the_step(where):
     assert [step.episode_length[1].item() for step in steps] == [1, 2, 1, 2]
 
 
+class Persistent(FaultyTorch):
+    persistent = frozenset({"count"})
+
+
+def test_reset_starts_anew_what_episodes_hand_on_too():
+    env = Persistent(2, "state", at=2, env=1, limit=None)
+    env.nonfinite = "reset"
+    env.reset(0)
+    steps = [env.step(torch.ones(2, dtype=torch.int64)) for _ in range(3)]
+    assert [step.obs[1, 0].item() for step in steps] == [1, 0, 1]
+
+
 @pytest.mark.parametrize("policy", ["reset", "zero"])
 def test_the_other_environments_go_on_as_without_it(policy):
     _, steps = play(policy, "state")
@@ -191,6 +203,15 @@ def test_updates_without_a_finite_gradient_stop_the_training_with_the_weights_fr
     with pytest.raises(NumericalError, match=f"not finite in {MAX_SKIPPED} updates in a row"):
         model.learn(4 * 200)
     assert all(value.isfinite().all() for value in weights(model).values())
+    optimizers = [value for name, value in vars(model.policy).items() if "optimizer" in name]
+    optimizers += [
+        module.optimizer for module in model.policy.children() if hasattr(module, "optimizer")
+    ]
+    moments = [
+        value for some in optimizers if isinstance(some, torch.optim.Optimizer)
+        for state in some.state.values() for value in state.values()
+    ]  # fmt: skip
+    assert moments and all(value.isfinite().all() for value in moments)
     assert model.skipped_updates >= MAX_SKIPPED
     critic = [name for name in before if name.startswith("critic.")]
     assert all(torch.equal(before[name], weights(model)[name]) for name in critic)

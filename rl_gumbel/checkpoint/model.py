@@ -178,10 +178,11 @@ def _find_algorithm(record: Mapping[str, Any], directory: Path) -> type[BaseAlgo
     # Looked up when needed: the algorithms stand above this module.
     algorithms = import_module("rl_gumbel.algorithms").ALGORITHMS
     by_class = {algorithm.__name__: algorithm for algorithm in algorithms.values()}
-    if record["algorithm"] not in by_class:
+    name = str(record.get("algorithm"))
+    if name not in by_class:
         known = ", ".join(by_class)
-        raise ValueError(f"{directory}: unknown algorithm {record['algorithm']!r}; known: {known}")
-    return by_class[record["algorithm"]]
+        raise ValueError(f"{directory}: unknown algorithm {name!r}; known: {known}")
+    return by_class[name]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def write_tree(tree: Tree, directory: Path, name: str) -> None:
 
     def store(path: str, value: Tensor) -> str:
         value = value.detach().cpu().contiguous()  # a file has no past
+        while path in tensors:  # keys may spell the same path, as "a/b" and "a" above "b"
+            path += "'"
         storage = value.untyped_storage().data_ptr()
         # safetensors refuses two names for one storage; large tensors have theirs for themselves.
         tensors[path] = value.clone() if storage in storages else value
