@@ -82,6 +82,12 @@ def measure(record: Record) -> Tensor:
     return torch.stack([is_finite.double(), largest, may_act.double()])
 
 
+def check_now(record: Record, start: int) -> None:
+    """`check`, with what `measure` returns read at once: for a checkpoint, not for every step."""
+    is_finite, _, may_act = measure(record).tolist()
+    check(record, is_finite, may_act, start)
+
+
 def check(record: Record, is_finite: bool, may_act: bool, start: int) -> None:
     """Raise if the environments returned what cannot be learned from; only then read the device.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.algorithms.batched import BatchedAlgorithm
 from rl_gumbel.algorithms.compilation import compile_steps
-from rl_gumbel.algorithms.numbers import Record, check, floats, measure
+from rl_gumbel.algorithms.numbers import Record, check_now, floats
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.types import Step
@@ -209,8 +209,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         """Raise for what `_record_episodes` would, without taking note of anything."""
         if self._episodes:
             record, num_steps = self._record(len(self._episodes)), len(self._episodes)
-            is_finite, _, may_act = measure(record).tolist()
-            check(record, is_finite, may_act, self.num_timesteps - num_steps * self.n_envs)
+            check_now(record, self.num_timesteps - num_steps * self.n_envs)
 
     @torch.no_grad()  # what is learned is learned from the replay
     def collect_step(self, learning_starts: int = 0) -> Step:
