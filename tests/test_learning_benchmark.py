@@ -201,7 +201,7 @@ def test_a_run_gives_a_complete_row(algo, options):
     assert row.keys() == set(learning.COLUMNS) - {"best", "midway_timesteps", "midway"}
     assert (row["env"], row["algo"], row["seed"]) == ("CartPole-v1", algo, 3)
     assert (row["total_timesteps"], row["num_envs"]) == (48, 8)
-    assert row["seconds"] > 0
+    assert row["seconds"] >= 0  # rounded, and 48 steps are few
     assert (row["threshold"], row["threshold_timesteps"]) == (475.0, "")
     assert 8 < row["sampled"] <= 500
     assert all(point.keys() == set(learning.CURVE_COLUMNS) for point in curve)
