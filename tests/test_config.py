@@ -505,3 +505,15 @@ def test_tuned_settings_are_found_by_the_name_of_the_environment(env):
 def test_no_tuned_settings_is_none():
     assert find_tuned("sac", "Nothing-v0") is None
     assert find_tuned("nothing", "CartPole-v1") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["0E0", "1e-3", "1E5", "no", "12:30", "null", "~", "1_000", ".inf"]
+)
+def test_text_that_looks_like_something_else_is_written_as_text(text, tmp_path):
+    config = load_config(None, {("env_kwargs",): {"name": text, text: 1.5}})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    again = load_config(path, {}).env_kwargs
+    assert again == {"name": text, text: 1.5}
+    assert isinstance(again["name"], str)

@@ -1,4 +1,4 @@
-"""A YAML file as values, and the line on which each of them stands."""
+"""A YAML file as values, and the line on which each of them stands; how values are written."""
 
 import re
 from pathlib import Path
@@ -32,8 +32,13 @@ _SCALARS = (
 )
 
 
+class Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes text which either version of YAML would read as something else."""
+
+
 for _name, _pattern, _first in _SCALARS:
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first)
+    for _class in (Loader, Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first)
 
 
 def read_value(text: str) -> Any:

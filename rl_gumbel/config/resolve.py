@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from rl_gumbel.config.algos import ALGOS, DEFAULT_ALGO
 from rl_gumbel.config.errors import ConfigError, describe, show, suggest
-from rl_gumbel.config.reading import Place, read_file
+from rl_gumbel.config.reading import Dumper, Place, read_file
 from rl_gumbel.config.schema import TAGS, Ignored, TrainConfig
 from rl_gumbel.config.settings import find_names, find_owners, list_settings
 
@@ -64,7 +64,7 @@ def dump_config(config: TrainConfig) -> str:
     values = config.model_dump(mode="json")
     for field, _, _ in config.ignored():
         _remove(values, tuple(field.split(".")))
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, default_flow_style=None)
 
 
 @dataclass(frozen=True)
