@@ -3,6 +3,7 @@
 What signals and kills do is tested in test_resume.py; numbers in all algorithms in test_numbers.py.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -25,6 +26,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rl_gumbel.algorithms import ALGORITHMS
 from rl_gumbel.checkpoint import find_checkpoint
 from rl_gumbel.checkpoint.files import Writer
+from rl_gumbel.checkpoint.store import write_checkpoint
+from rl_gumbel.checkpoint.tree import write_tree
 from rl_gumbel.cli import main
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.lasting import LastingFile
@@ -34,6 +37,7 @@ from rl_gumbel.faults import EnvError, NumericalError
 from rl_gumbel.vec_env.guard import NEXT_SEED, Guard, Survived
 
 ROOT = Path(__file__).parents[1]
+PAGE = os.sysconf("SC_PAGE_SIZE")
 FAULTY = "faulty_envs:faulty/Faulty-v0"
 QUICK = [
     *("--no-progress", "--device=cpu", "--eval-freq=0", "--eval-episodes=1"),
@@ -402,7 +406,7 @@ def small_disk(tmp_path):
 
 def fill(path):
     """Leave no byte."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         for size in (1 << 16, 1 << 12, 1):
             try:
@@ -414,6 +418,26 @@ def fill(path):
         os.close(file)
 
 
+@contextlib.contextmanager
+def kept_full(path):
+    """The same for a while, also of what others remove meanwhile."""
+    ended = threading.Event()
+
+    def keep():
+        while not ended.wait(0.002):
+            fill(path)
+
+    fill(path)
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink()
+
+
 def test_a_full_disk_stops_nothing_and_loses_nothing(small_disk):
     run_dir = small_disk / "run"
     words = ["--env=CartPole-v1", "--algo=ppo", *QUICK[:-1], *SIZES["ppo"], "--eval-freq=1000"]
@@ -423,14 +447,13 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(small_disk):
     reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     reader.start()
     wait_for(lambda: (run_dir / "checkpoints" / "LATEST").exists(), process)
-    fill(small_disk / "ballast")
-    wait_for(lambda: any("cannot write a checkpoint" in line for line in lines), process)
-    wait_for(lambda: any("progress.csv" in line for line in lines), process)
-    before = find_checkpoint(run_dir)
-    assert before is not None and before.skipped == ()
-    time.sleep(0.2)  # it goes on
-    assert process.poll() is None
-    (small_disk / "ballast").unlink()
+    with kept_full(small_disk / "ballast"):
+        wait_for(lambda: any("cannot write a checkpoint" in line for line in lines), process)
+        wait_for(lambda: any("progress.csv" in line for line in lines), process)
+        before = find_checkpoint(run_dir)
+        assert before is not None and before.skipped == ()
+        time.sleep(0.2)  # it goes on
+        assert process.poll() is None
     assert process.wait(timeout=120) == 0
     reader.join()
     process.stdout.close()
@@ -451,22 +474,115 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(small_disk):
     assert len(rows) == 10 and rows[-1] == 9600
 
 
-def test_a_disk_that_stays_full_exits_5_with_the_checkpoint_before(small_disk):
+@pytest.mark.parametrize("ended", ["by itself", "by a signal"])
+def test_a_disk_that_stays_full_exits_5_with_the_checkpoint_before(small_disk, ended):
     run_dir = small_disk / "run"
+    total = 6400 if ended == "by itself" else 10_000_000
     words = ["--env=CartPole-v1", "--algo=ppo", *QUICK[:-1], *SIZES["ppo"], "--num-envs=4"]
-    words += ["--checkpoint-freq=640", f"--run-dir={run_dir}", "--total-timesteps=6400"]
+    words += ["--checkpoint-freq=640", f"--run-dir={run_dir}", f"--total-timesteps={total}"]
     process = start("train", *words)
     wait_for(lambda: (run_dir / "checkpoints" / "LATEST").exists(), process)
-    fill(small_disk / "ballast")
-    _, err = process.communicate(timeout=120)
+    with kept_full(small_disk / "ballast"):
+        if ended == "by a signal":
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 5
     last = "rl-gumbel: cannot write the last checkpoint: No space left on device"
     assert err.splitlines()[-1] == last
-    assert find_checkpoint(run_dir).steps < 6400
-    (small_disk / "ballast").unlink()
-    code, out, err = run("resume", run_dir, "--no-progress")
+    before = find_checkpoint(run_dir)
+    assert before.steps < total
+    more = f"--total-timesteps={before.steps + 640}"
+    code, out, err = run("resume", run_dir, "--no-progress", more)
     assert (code, err) == (0, "")
     assert "resume: exact" in out
+
+
+def leave(path, pages):
+    """Fill the disk but for some pages."""
+    fill(path)
+    os.truncate(path, path.stat().st_size // PAGE * PAGE - pages * PAGE)
+
+
+def read_all(directory):
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and "tfevents" not in path.name
+    }
+
+
+def test_a_full_disk_refuses_to_resume_and_leaves_the_run_as_it_was(small_disk, capsys):
+    """Without a page there is no lock, with one no table, with two no configuration."""
+    run_dir, ballast = small_disk / "run", small_disk / "ballast"
+    words = ["--algo=ppo", *QUICK[:-1], *SIZES["ppo"], "--num-envs=4", f"--run-dir={run_dir}"]
+    assert call(capsys, "train", *words, "--total-timesteps=320")[0] == 0
+    before = read_all(run_dir)
+    more = ["resume", run_dir, "--no-progress", "--total-timesteps=640"]
+    for pages, where in enumerate([run_dir / LOCK, run_dir, run_dir]):
+        leave(ballast, pages)
+        code, _, err = run(*more) if pages == 2 else call(capsys, *more)
+        assert (code, err) == (5, f"rl-gumbel: cannot write {where}: No space left on device\n")
+        ballast.unlink()
+        assert read_all(run_dir) == before
+    code, out, err = call(capsys, *more)
+    assert (code, err) == (0, "")
+    assert "resume: exact" in out
+
+
+def test_a_full_disk_refuses_to_begin(small_disk, capsys):
+    leave(small_disk / "ballast", 0)
+    code, out, err = call(capsys, "train", *QUICK[:-1], f"--run-dir={small_disk / 'run'}")
+    assert (code, out) == (5, "")
+    assert err == f"rl-gumbel: cannot write {small_disk / 'run'}: No space left on device\n"
+
+
+@pytest.fixture
+def viewed(capsys, small_disk):
+    """A run on a disk that is full."""
+    run_dir = small_disk / "run"
+    words = ["--algo=ppo", *QUICK[:-1], *SIZES["ppo"], "--num-envs=4", f"--run-dir={run_dir}"]
+    assert call(capsys, "train", *words, "--total-timesteps=320")[0] == 0
+    (run_dir / "report.html").write_text("the old page")
+    fill(small_disk / "ballast")
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["export", "{run}", "{run}/model.zip"], "model.zip"),
+        (["report", "{run}", "--no-video"], "report.html"),
+        (["plot", "{run}", "--out", "{run}/plots"], "plots"),
+        (["lab", "--out", "{run}/lab", "--only", "categories", "--draws", "2"], "lab"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else None,
+)
+def test_what_does_not_fit_is_named_and_what_was_there_stays(viewed, capsys, words, file):
+    code, _, err = call(capsys, *(word.format(run=viewed) for word in words))
+    assert (code, err) == (5, f"rl-gumbel: cannot write {viewed / file}: No space left on device\n")
+    assert not (viewed / "model.zip").exists()
+    assert (viewed / "report.html").read_text() == "the old page"
+
+
+def test_a_film_that_does_not_fit_is_named_and_leaves_none(viewed):
+    code, _, err = run("record", viewed)
+    assert code == 5
+    assert "No space left on device" in err  # ffmpeg's own words
+    assert f"\nrl-gumbel: cannot write {viewed}/videos/last-320.mp4: " in err
+    assert "Traceback" not in err
+    assert list((viewed / "videos").iterdir()) == []
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_disk_and_leaves_nothing(small_disk):
+    """safetensors has an error of its own for it."""
+    tensors = {"replay": torch.zeros(1 << 20)}
+
+    def write(directory):
+        write_tree(tensors, directory, "state")
+
+    with pytest.raises(OSError, match="No space left on device"):
+        write_checkpoint(small_disk, 8, write, keep=2)
+    assert list((small_disk / "checkpoints").iterdir()) == []
 
 
 def test_a_disk_without_writing_is_refused_before_training(small_disk):

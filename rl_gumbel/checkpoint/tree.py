@@ -6,6 +6,8 @@ the memory layout that they had, or what is computed from them would be rounded 
 """
 
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ def write_tree(tree: Tree, directory: Path, name: str) -> None:
 
     Raises:
         TypeError: for a value that is not part of a tree.
+        OSError: if they cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
@@ -41,7 +44,12 @@ def write_tree(tree: Tree, directory: Path, name: str) -> None:
         return path
 
     document = _encode(tree, "", store)
-    save_file(tensors, directory / f"{name}.safetensors")
+    try:
+        save_file(tensors, directory / f"{name}.safetensors")
+    except SafetensorError as error:  # which a full disk is to safetensors
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
     (directory / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
 
 

@@ -1,5 +1,8 @@
 """What the commands report to their user instead of a traceback, and the exit codes."""
 
+import errno
+from pathlib import Path
+
 USER_ERROR = 2
 """Exit code of a mistake in the command, the configuration or the environment's name."""
 ENVIRONMENT_ERROR = 3
@@ -45,3 +48,19 @@ class StorageError(CommandError):
     """Files that cannot be written, or that are damaged."""
 
     code = STORAGE_ERROR
+
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""What is not the user's doing: a full disk, a used up quota, a disk that fails."""
+
+
+def cannot_write(path: Path, error: OSError) -> StorageError:
+    """Return the error of a file or directory that cannot be written, in one line."""
+    reason = error.strerror or str(error).strip().partition("\n")[0]
+    return StorageError(f"cannot write {path}: {reason}")
+
+
+def cannot_use(path: Path, error: OSError) -> CommandError:
+    """Return the same of a run's directory: the user's mistake unless the disk is at fault."""
+    failed = cannot_write(path, error)
+    return failed if error.errno in NO_ROOM else UserError(str(failed))

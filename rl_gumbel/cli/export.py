@@ -6,7 +6,7 @@ from pathlib import Path
 from rl_gumbel.checkpoint import load_model, write_zip
 from rl_gumbel.checkpoint.state import set_modules
 from rl_gumbel.checkpoint.tree import read_tree
-from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.errors import UserError, cannot_write
 from rl_gumbel.cli.evaluate import read_run
 from rl_gumbel.cli.resume import find_start
 
@@ -16,7 +16,7 @@ def export(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: if there is no such run or model, or the file cannot be made.
-        StorageError: if no checkpoint is whole.
+        StorageError: if no checkpoint is whole, or the file cannot be written.
     """
     read_run(args.run)
     path = Path(args.file)
@@ -38,6 +38,9 @@ def export(args: argparse.Namespace) -> int:
         except Exception as error:  # a file that somebody else wrote fails in any way
             text = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise UserError(f"{start.path} does not fit its model: {text}") from error
-    write_zip(model, path)
+    try:
+        write_zip(model, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     print(f"{path}: {type(model).__name__} after {model.num_timesteps} steps")
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.cli.errors import UserError, cannot_write
 from rl_gumbel.cli.need import need
 from rl_gumbel.config import TrainConfig
 
@@ -129,7 +129,7 @@ def make_directory(text: str | None, default: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     return path
 
 
@@ -145,7 +145,7 @@ def write(out: Path, name: str, rows: Sequence[Row], figure: Any) -> None:
                 writer.writerow({key: _text(value) for key, value in row.items()})
         save(figure, out / f"{name}.png")
     except OSError as error:
-        raise StorageError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise cannot_write(Path(error.filename or out), error) from error
 
 
 def _text(value: Any) -> Any:

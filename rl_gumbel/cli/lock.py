@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.errors import UserError, cannot_use
 
 LOCK = ".lock"
 
@@ -22,12 +22,13 @@ def locked(run_dir: Path) -> Iterator[None]:
 
     Raises:
         UserError: if another process holds it, which is named, or the directory cannot be written.
+        StorageError: if there is no room on the disk.
     """
     path = run_dir / LOCK
     try:
         file = _open(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_use(path, error) from error
     try:
         yield
     finally:
@@ -57,10 +58,20 @@ def _open(path: Path) -> int:
             )
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), path.stat()):
-                os.truncate(file, 0)
-                os.pwrite(file, json.dumps([os.getpid(), socket.gethostname()]).encode(), 0)
+                _sign(file, path)
                 return file
         os.close(file)  # its holder removed it between our opening and our lock
+
+
+def _sign(file: int, path: Path) -> None:
+    """Write process and host into the lock's file; where that fails there is none."""
+    try:
+        os.truncate(file, 0)
+        os.pwrite(file, json.dumps([os.getpid(), socket.gethostname()]).encode(), 0)
+    except OSError:
+        path.unlink()
+        os.close(file)
+        raise
 
 
 def _read(file: int) -> tuple[object, str] | None:

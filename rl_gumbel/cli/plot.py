@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.cli.errors import UserError, cannot_write
 from rl_gumbel.cli.need import need
 from rl_gumbel.plots.compare import compare
 from rl_gumbel.plots.read import find_runs, read_run
@@ -28,5 +28,5 @@ def plot(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        raise StorageError(f"--out: cannot write {error.filename}: {error.strerror}") from error
+        raise cannot_write(Path(error.filename or args.out), error) from error
     return 0

@@ -10,7 +10,7 @@ import torch
 
 from rl_gumbel.cli.backends import make_evaluation_vec
 from rl_gumbel.cli.build import find_device
-from rl_gumbel.cli.errors import StorageError, UserError
+from rl_gumbel.cli.errors import UserError, cannot_write
 from rl_gumbel.cli.evaluate import load_agent, read_run
 from rl_gumbel.cli.need import need
 from rl_gumbel.video.episodes import film, find_fps
@@ -75,6 +75,6 @@ def write_films(args: argparse.Namespace) -> tuple[list[Path], int]:
         gif.write_bytes(encode_gif(kept, fps, GIF_SCALE))
         return [path, gif], count
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise cannot_write(path, error) from error
     finally:
         env.close()

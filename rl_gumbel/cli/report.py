@@ -5,7 +5,8 @@ import contextlib
 import sys
 from pathlib import Path
 
-from rl_gumbel.cli.errors import CommandError, StorageError, UserError
+from rl_gumbel.checkpoint.files import write_file
+from rl_gumbel.cli.errors import CommandError, UserError, cannot_write
 from rl_gumbel.cli.evaluate import read_run
 from rl_gumbel.cli.need import need
 from rl_gumbel.cli.record import VIDEOS, write_films
@@ -33,9 +34,9 @@ def report(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text.encode())
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise cannot_write(path, error) from error
     print(path)
     return 0
 

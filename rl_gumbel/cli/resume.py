@@ -5,14 +5,13 @@ import sys
 from pathlib import Path
 
 from rl_gumbel.checkpoint import Checkpoint, DamagedError, FormatError, find_checkpoint
-from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.errors import StorageError, UserError
 from rl_gumbel.cli.evaluate import read_run
 from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.lock import locked
-from rl_gumbel.cli.run_directory import CONFIG, note_resume
+from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.cli.training import build_training, run_training
-from rl_gumbel.config import TrainConfig, dump_config
+from rl_gumbel.config import TrainConfig
 
 CHANGEABLE = {"total_timesteps", "checkpoint_freq", "checkpoint_keep"}
 """Settings that `train --resume auto` may give anew."""
@@ -83,8 +82,6 @@ def _go_on(text: str, config: TrainConfig, *, live: bool) -> int | None:
         print(f"run: {run_dir} (finished after {start.steps} steps)")
         return 0
     training = build_training(config)
-    write_file(run_dir / CONFIG, dump_config(config).encode())
-    note_resume(run_dir, training.device, start.steps)
     what = training.describe(str(run_dir / CONFIG))
     print(f"resuming {what} in {run_dir} after {start.steps} steps", flush=True)
     return run_training(training, run_dir, start, live=live, new=False)

@@ -14,7 +14,7 @@ import torch
 from rl_gumbel import __version__
 from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.checkpoint.tree import read_json
-from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.errors import UserError, cannot_use
 from rl_gumbel.config import TrainConfig, dump_config
 
 CONFIG, METADATA = "config.yaml", "metadata.json"
@@ -36,18 +36,19 @@ def make_run_dir(text: str | None, config: TrainConfig, device: str) -> Path:
 
     Raises:
         UserError: if it cannot be made.
+        StorageError: if there is no room on the disk.
     """
+    path = Path("runs" if text is None else text)
     try:
         if text is None:
             path = _make_default(config)
         else:
-            path = Path(text)
             path.mkdir(parents=True, exist_ok=True)
         metadata = json.dumps(describe_run(device), indent=2) + "\n"
         write_file(path / METADATA, metadata.encode())
         write_file(path / CONFIG, dump_config(config).encode())  # with it, this is a run
     except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise cannot_use(path, error) from error
     return path
 
 

@@ -1,6 +1,10 @@
 """The logs of a run, `progress.csv` and TensorBoard's, which may go on from some step."""
 
 import csv
+import itertools
+import os
+import socket
+import time
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -15,21 +19,23 @@ from stable_baselines3.common.logger import (
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.lasting import LastingFile, LastingLog
 
 PROGRESS, STEPS = "progress.csv", "time/total_timesteps"
+FILE_VERSION = "brain.Event:2"
+"""That TensorBoard's files begin with."""
+_numbers = itertools.count()
+"""Of the event files of this process."""
 
 
 def open_logs(run_dir: Path, steps: int | None = None) -> Logger:
     """Return the logger of a run, new or going on from `steps`; what is logged later is dropped."""
-    formats: list[KVWriter] = [
-        TensorBoardLog(run_dir, steps),
-        LastingLog(PROGRESS, partial(CsvLog, run_dir / PROGRESS), steps),
-    ]
-    return Logger(str(run_dir), formats)
+    # First what refuses a disk without room: the events wait for it.
+    table = LastingLog(PROGRESS, partial(CsvLog, run_dir / PROGRESS), steps)
+    return Logger(str(run_dir), [TensorBoardLog(run_dir, steps), table])
 
 
 class TensorBoardLog(TensorBoardOutputFormat):
@@ -38,20 +44,46 @@ class TensorBoardLog(TensorBoardOutputFormat):
     def __init__(self, run_dir: Path, steps: int | None) -> None:
         for path in () if steps is None else run_dir.glob("*tfevents*"):
             cut_events(path, steps)
-        self.writer = SummaryWriter(log_dir=str(run_dir))
+        self.writer = LastingSummaryWriter(log_dir=str(run_dir))
         self._is_closed = False
-        # Written by a thread that an error would end, and every later call with it.
-        file_writer = self.writer._get_file_writer()
-        events = file_writer.event_writer
-        records = events._async_writer._writer
-        records._writer.close()
-        records._writer = LastingFile(Path(events._file_name), "TensorBoard's events")
         if steps is not None:
-            # For a TensorBoard that has read the files before they were cut: what `purge_step` of
-            # the writer does, which that thread might still be writing when its file is closed.
-            file_writer.add_event(Event(step=steps + 1, file_version="brain.Event:2"))
+            # For a TensorBoard that has read the files before they were cut.
+            file_writer = self.writer._get_file_writer()
+            file_writer.add_event(Event(step=steps + 1, file_version=FILE_VERSION))
             start = SessionLog(status=SessionLog.START)
             file_writer.add_event(Event(step=steps + 1, session_log=start))
+
+
+class LastingSummaryWriter(SummaryWriter):
+    """torch's, into a file that waits for a disk with room."""
+
+    def _get_file_writer(self) -> FileWriter:
+        if self.file_writer is None:
+            self.file_writer = LastingFileWriter(self.log_dir)
+            self.all_writers = {self.log_dir: self.file_writer}
+        return self.file_writer
+
+
+class LastingFileWriter(FileWriter):
+    """torch's without TensorBoard's thread, which an error would end, and every later call."""
+
+    def __init__(self, log_dir: str) -> None:
+        self.event_writer = LastingEvents(Path(log_dir))
+
+
+class LastingEvents:
+    """The event file of a `FileWriter`, named as TensorBoard names them."""
+
+    def __init__(self, run_dir: Path) -> None:
+        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        file = LastingFile(run_dir / f"events.out.tfevents.{name}", "TensorBoard's events")
+        self._writer = RecordWriter(file)
+        self.flush, self.close = self._writer.flush, self._writer.close
+        self.add_event(Event(wall_time=time.time(), file_version=FILE_VERSION))
+
+    def add_event(self, event: Event) -> None:
+        """Append an event."""
+        self._writer.write(event.SerializeToString())
 
 
 def cut_events(path: Path, steps: int) -> None:

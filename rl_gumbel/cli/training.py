@@ -10,16 +10,18 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.callbacks import EvaluationCallback, MarkCallback, SurvivedCallback
 from rl_gumbel.checkpoint import Checkpoint, CheckpointCallback, DamagedError, TrainingStoppedError
+from rl_gumbel.checkpoint.files import write_file
 from rl_gumbel.cli.backends import choose_backend, make_evaluation_vec, make_training_vec
 from rl_gumbel.cli.build import find_device, make_model
 from rl_gumbel.cli.environments import policy_name
-from rl_gumbel.cli.errors import STOPPED, StorageError
+from rl_gumbel.cli.errors import STOPPED, StorageError, cannot_write
 from rl_gumbel.cli.memory import keep_freed_memory
 from rl_gumbel.cli.progress import ProgressCallback
+from rl_gumbel.cli.run_directory import CONFIG, note_resume
 from rl_gumbel.cli.run_logs import open_logs
 from rl_gumbel.cli.signals import StopSignals
 from rl_gumbel.cli.viewers import make_viewers
-from rl_gumbel.config import TrainConfig
+from rl_gumbel.config import TrainConfig, dump_config
 from rl_gumbel.vec_env.guard import Survived
 
 EVALUATION_SEED = 1_000_000
@@ -76,15 +78,18 @@ def run_training(
         new: whether the directory has no logs yet, which would be cut at the start otherwise.
 
     Raises:
-        StorageError: if the checkpoint does not fit, or the logs cannot be written.
+        StorageError: if the checkpoint does not fit, or the run directory cannot be written.
     """
     steps = start.steps if start else -1
     if start:  # for environments without a state, which do not start over with their old episodes
         training.env.seed((training.config.seed + steps) % 2**32)
     try:
         training.model.set_logger(open_logs(run_dir, None if new else steps))
+        if start:  # the configuration last: where there is no room for all, it is as it was
+            note_resume(run_dir, training.device, steps)
+            write_file(run_dir / CONFIG, dump_config(training.config).encode())
     except OSError as error:
-        raise StorageError(f"cannot write the logs in {run_dir}: {error.strerror}") from error
+        raise cannot_write(run_dir, error) from error
     signals = StopSignals()
     try:
         with signals:
