@@ -13,8 +13,8 @@ from torch import Tensor
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.numbers import MAX_UNREAD
 from rl_gumbel.algorithms.objective import ActorObjective
-from rl_gumbel.algorithms.off_policy import BatchedOffPolicyAlgorithm
 from rl_gumbel.algorithms.optimize import descend, is_traceable, log_coefficient, step_by
+from rl_gumbel.algorithms.overlap import OverlappingAlgorithm
 from rl_gumbel.buffers import DeviceReplayBuffer, DeviceReplaySamples
 from rl_gumbel.logger import Means
 from rl_gumbel.policies.factored import FactoredActor, FactoredCritic, FactoredPolicy
@@ -24,14 +24,14 @@ MAX_FUSED = 4
 """Gradient steps in one compiled call; with more of them it takes ever longer to compile."""
 
 
-class SACUpdates(BatchedOffPolicyAlgorithm):
+class SACUpdates(OverlappingAlgorithm):
     """Updates of critic, actor, entropy coefficient and target critic, by a subclass's losses.
 
     It also has the settings, and builds what stands here in `_setup_model`, before `_setup_losses`.
     """
 
     loop_state: ClassVar[tuple[str, ...]] = (
-        *BatchedOffPolicyAlgorithm.loop_state,
+        *OverlappingAlgorithm.loop_state,
         "_means.sums",
         "_means.counts",
         "_latest",
@@ -87,7 +87,12 @@ class SACUpdates(BatchedOffPolicyAlgorithm):
         return [optimizer for optimizer in every if optimizer is not None]
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """Update critic, actor, entropy coefficient and target critic `gradient_steps` times."""
+        """Update critic, actor, entropy coefficient and target critic `gradient_steps` times.
+
+        With `overlap` those right after a collection wait for the next one.
+        """
+        if self._put_off.take(gradient_steps):
+            return
         self.policy.set_training_mode(True)
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         if self._fuses:

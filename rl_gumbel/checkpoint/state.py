@@ -67,7 +67,8 @@ def set_state(model: Any, state: State) -> str | None:
     names = model.loop_state if reason else model.loop_state + model.env_state
     values = state["loop"] | state["of_environments"]
     for name in names:
-        recursive_setattr(model, name, _to(model, values[name]))
+        if name in values:  # not every older checkpoint has all of them
+            recursive_setattr(model, name, _to(model, values[name]))
     for buffer, key in ((model.ep_info_buffer, "info"), (model.ep_success_buffer, "success")):
         buffer.clear()
         buffer.extend(state["episodes"][key])

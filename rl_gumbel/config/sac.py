@@ -46,6 +46,8 @@ class SACSettings(PathwiseSettings):
     """Gradient clipping by norm; null is none."""
     compile: bool = False
     """Compile updates, and steps of torch environments, with torch.compile."""
+    overlap: bool = False
+    """Update while environments in processes of their own take the next steps."""
     n_steps: PositiveInt = 1
     """Steps of reward summed in a critic target."""
     stats_window_size: PositiveInt = 100

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from rl_gumbel.actions import ActionLayout
@@ -105,9 +105,19 @@ class GymnasiumEnv(HostEnv):
         obs, info = self.vector_env.reset(seed=seed)
         return obs, info.get("action_mask")
 
-    def step_host(self, action: NDArray[Any]) -> HostStep:
-        """Take one step; last observations and masks are read from the info."""
-        obs, reward, terminated, truncated, info = self.vector_env.step(action)
+    def send(self, action: NDArray[Any]) -> None:
+        """Begin a step where processes take it; keep the actions where this one will."""
+        self._action = action
+        if isinstance(self.vector_env, AsyncVectorEnv):
+            self.vector_env.step_async(action)
+
+    def receive(self) -> HostStep:
+        """Return the step; last observations and masks are read from the info."""
+        if isinstance(self.vector_env, AsyncVectorEnv):
+            result = self.vector_env.step_wait()
+        else:
+            result = self.vector_env.step(self._action)
+        obs, reward, terminated, truncated, info = result
         rows = np.flatnonzero(terminated | truncated).tolist()
         mask = info.get("action_mask")
         final_mask = mask

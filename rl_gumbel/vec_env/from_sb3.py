@@ -68,9 +68,13 @@ class VecEnvAdapter(HostEnv):
             return obs, _read_masks(infos)
         return obs, self._ask_masks() if self.asks else None
 
-    def step_host(self, action: NDArray[Any]) -> HostStep:
-        """Take one step; what ended is read from the infos."""
-        obs, reward, ended, infos = self.vec_env.step(action)
+    def send(self, action: NDArray[Any]) -> None:
+        """Begin a step."""
+        self.vec_env.step_async(action)
+
+    def receive(self) -> HostStep:
+        """Return the step; what ended is read from the infos."""
+        obs, reward, ended, infos = self.vec_env.step_wait()
         rows = np.flatnonzero(ended).tolist()
         truncated = np.zeros(self.num_envs, np.bool_)
         for i in rows:

@@ -1,7 +1,7 @@
 """Environments that step in numpy on the host, behind the contract of batched environments."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,9 @@ class HostEnv(BatchedEnv):
         TypeError: for spaces that are not supported.
     """
 
+    meanwhile: Callable[[], None] | None = None
+    """Called in each step once the actions are sent: while environments in other processes step."""
+
     def __init__(
         self,
         num_envs: int,
@@ -75,8 +78,12 @@ class HostEnv(BatchedEnv):
         """Return the observations `[B, *O]` of new episodes and the masks `[B, sum(sizes)]`."""
 
     @abstractmethod
-    def step_host(self, action: NDArray[Any]) -> HostStep:
-        """Take one step with actions that the space contains."""
+    def send(self, action: NDArray[Any]) -> None:
+        """Begin a step with actions that the space contains."""
+
+    @abstractmethod
+    def receive(self) -> HostStep:
+        """Return the step that has begun."""
 
     def reset(self, seed: int | None = None) -> Obs:
         """Start an episode in every environment and return the observations `[B, *O]`."""
@@ -94,7 +101,12 @@ class HostEnv(BatchedEnv):
             action = self.layout.to_action(action)
         array = action.detach().cpu().numpy()  # numpy has no past
         shape = (self.num_envs, *(self.action_space.shape or ()))
-        host = self.step_host(array.reshape(shape).astype(self.action_space.dtype, copy=False))
+        self.send(array.reshape(shape).astype(self.action_space.dtype, copy=False))
+        try:
+            if self.meanwhile is not None:
+                self.meanwhile()
+        finally:  # whatever it raises, no step is left under way
+            host = self.receive()
         self._return += host.reward
         self._length += 1
         for i, (episode_return, episode_length) in host.episodes.items():
