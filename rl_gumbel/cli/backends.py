@@ -58,8 +58,13 @@ def make_training_vec(config: TrainConfig, device: str) -> VecEnv:
                 f"--restart-failed-envs {config.restart_failed_envs} would be ignored: "
                 f"{config.env} steps in torch; --backend gymnasium has processes to restart"
             )
+        if config.vectorization_mode == "async":
+            raise UserError(
+                f"--vectorization-mode async would be ignored: {config.env} steps in torch; "
+                f"--backend gymnasium has processes"
+            )
         return make_torch_vec(config, config.num_envs, config.seed, device)
-    return environments.make_training_vec(config)
+    return environments.make_training_vec(config, device)
 
 
 def make_evaluation_vec(

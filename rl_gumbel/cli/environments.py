@@ -3,11 +3,15 @@
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from multiprocessing import parent_process
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
@@ -15,10 +19,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.cli.env_errors import explain
 from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.signals import leave_to_parent
 from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS, registered_id
 from rl_gumbel.faults import EnvError
-from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
+from rl_gumbel.vec_env import SB3VecEnv
+from rl_gumbel.vec_env.from_gymnasium import SAME_STEP, GymnasiumEnv, MasksInInfo
 from rl_gumbel.vec_env.guard import Guard, Survived
 from rl_gumbel.vec_env.names import find_torch_id
 from rl_gumbel.wrappers import FlattenActions
@@ -116,10 +122,24 @@ def _advice(env_id: str, space: spaces.Space[Any]) -> str:
     )
 
 
-def make_training_vec(config: TrainConfig) -> VecEnv:
+def make_training_vec(config: TrainConfig, device: str) -> VecEnv:
     """Return the environments for training, whose spaces are supported."""
-    check_env(config)
-    return make_vec_env(guarded(config), config.num_envs, config.seed)
+    spec = check_env(config).spec
+    if config.vectorization_mode == "sync":
+        return make_vec_env(guarded(config), config.num_envs, config.seed)
+    vector_env = AsyncVectorEnv(
+        [partial(_make_in_process, config, i) for i in range(config.num_envs)],
+        copy=False,  # what is returned is copied to the device before the next step
+        autoreset_mode=SAME_STEP,
+    )
+    limit = None if spec is None else spec.max_episode_steps
+    return SB3VecEnv(GymnasiumEnv(vector_env, limit, torch.device(device), "gymnasium (async)"))
+
+
+def _make_in_process(config: TrainConfig, index: int) -> Guard:
+    if parent_process() is not None:  # the parent makes one too, for its spaces
+        leave_to_parent()
+    return Guard(lambda: make_env(config), index, config.nonfinite)
 
 
 def guarded(

@@ -12,6 +12,15 @@ STOPPING = ("SIGINT", "SIGTERM", "SIGUSR1")
 STDERR = 2
 
 
+def leave_to_parent() -> None:
+    """Leave to the parent what signals ask of all processes: it saves, and ends this one."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # out of the group that a terminal or `timeout` sends them to
+    for name in STOPPING:
+        if name != "SIGTERM" and hasattr(signal, name):  # by which the parent may end it
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 class StopSignals:
     """While entered, notes the first of the signals in `received`."""
 

@@ -112,6 +112,8 @@ class TrainConfig(Section):
     """Environments stepped together."""
     backend: Literal["auto", "torch", "gymnasium"] = "auto"
     """What steps the environments; auto is torch where it can, without env_wrappers."""
+    vectorization_mode: Literal["sync", "async"] = "sync"
+    """Gymnasium environments step one after the other, or (async) each in a process of its own."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:i."""
     threads: PositiveInt = 1
@@ -147,6 +149,11 @@ class TrainConfig(Section):
             raise refuse("env_wrappers", "are Gymnasium's, and backend is torch")
         if self.backend == "torch" and self.restart_failed_envs:
             raise refuse("restart_failed_envs", "is for Gymnasium's, and backend is torch")
+        if self.backend == "torch" and self.vectorization_mode == "async":
+            raise refuse("vectorization_mode", "is for Gymnasium's, and backend is torch")
+        if self.restart_failed_envs and self.vectorization_mode == "async":
+            reason = "is counted in one process, and vectorization_mode is async"
+            raise refuse("restart_failed_envs", reason)
         return self
 
     def ignored(self) -> Iterator[Ignored]:
