@@ -38,6 +38,10 @@ from rl_gumbel.vec_env.guard import NEXT_SEED, Guard, Survived
 
 ROOT = Path(__file__).parents[1]
 PAGE = os.sysconf("SC_PAGE_SIZE")
+ON_CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"),
+]
 FAULTY = "faulty_envs:faulty/Faulty-v0"
 QUICK = [
     *("--no-progress", "--device=cpu", "--eval-freq=0", "--eval-episodes=1"),
@@ -309,18 +313,59 @@ def test_a_lack_of_memory_exits_4_and_names_the_sizes():
     assert code == 4
     assert re.fullmatch(
         r"rl-gumbel: out of memory with num_envs 2, n_steps 8, num_minibatches 2, net_arch "
-        r"\[300000, 300000\]: .*can't allocate memory: you tried to allocate 360000000000 bytes.*; "
+        r"\[300000, 300000\]: DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+        r"360000000000 bytes.*; "
         r"lower num_envs or n_steps\n",
         err,
     )
 
 
-def test_a_replay_that_does_not_fit_exits_4(capsys):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_CUDA)])
+def test_a_replay_that_does_not_fit_exits_4(capsys, device):
     words = ["train", "--env=CartPole-v1", *QUICK, "--algorithm.buffer-size=1000000000000"]
-    code, _, err = call(capsys, *words)
+    code, _, err = call(capsys, *words, f"--device={device}")
     assert code == 4
     assert re.match(r"rl-gumbel: out of memory with num_envs 4, buffer_size 1000000000000, ", err)
+    assert ("at most" in err) == (device == "cuda")  # what was in use there
+    assert err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def fail_on_the_host():
+    torch.empty(1 << 60)
+
+
+def fail_on_the_device():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB.\nSee the docs")
+
+
+@pytest.mark.parametrize(
+    ("allocate", "reason"),
+    [
+        (fail_on_the_host, "DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        (fail_on_the_device, r"CUDA out of memory\. Tried to allocate 4\.00 GiB\."),
+    ],
+)
+def test_memory_that_ends_while_training_keeps_the_checkpoint(
+    capsys, monkeypatch, allocate, reason
+):
+    update = ALGORITHMS["ppo"].update
+
+    def update_or_fail(self, batch):
+        if self.num_timesteps > 200:
+            allocate()
+        return update(self, batch)
+
+    monkeypatch.setattr(ALGORITHMS["ppo"], "update", update_or_fail)
+    words = ["train", "--algo=ppo", "--env=CartPole-v1", "--num-envs=4", *QUICK, *SIZES["ppo"]]
+    code, _, err = call(capsys, *words, "--checkpoint-freq=64", "--total-timesteps=640")
+    assert code == 4
+    assert re.fullmatch(
+        r"rl-gumbel: out of memory with num_envs 4, n_steps 8, num_minibatches 2, net_arch \[4\]"
+        rf"(; at most .*)?: {reason}.*; lower num_envs or n_steps\n",
+        err,
+    )
+    assert find_checkpoint(Path("run")).steps == 192
 
 
 # --- the directory of a run -------------------------------------------------------------------
