@@ -7,15 +7,34 @@ observation (`ProbeFactors`). Episodes have one step, those of `ProbeDiscount` t
 linear in a one-hot action, and carry a gradient to it with `gradients=True`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.envs.base import State, TorchEnv
+from rl_gumbel.envs.board import Board
+from rl_gumbel.envs.canvas import BLUE, GREY, LIGHT, PAPER
+
+PIXELS = 480
+"""Of the longer edge of a picture, unless tiles would have less than 12."""
+
+
+def draw_choices(rows: Sequence[Sequence[str]], shown: Sequence[int]) -> NDArray[np.uint8]:
+    """Return a picture of rows of tiles with a text on each, in each row one in blue."""
+    longest = max(len(rows), *map(len, rows))
+    board = Board(len(rows), max(map(len, rows)), PAPER, min(80, max(12, PIXELS // longest)), 0.25)
+    for i, (texts, chosen) in enumerate(zip(rows, shown, strict=True)):
+        for j, text in enumerate(texts):
+            fill, ink = (BLUE, PAPER) if j == chosen else (LIGHT, GREY)
+            board.box((i, j), (0.06, 0.06), (0.94, 0.94), fill, radius=0.12)
+            board.write((i, j), (0.5, 0.5), text, 0.4, ink)
+    return board.picture()
 
 
 class Probe(TorchEnv):
@@ -41,6 +60,10 @@ class Probe(TorchEnv):
     def observe(self, state: State) -> Tensor:
         """Return what is shown, `[B, 1]`."""
         return state["shown"]
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return the observation among -1, 0 and 1."""
+        return draw_choices([("-1", "0", "1")], [int(state["shown"]) + 1])
 
 
 class ProbeValue(Probe):
@@ -122,3 +145,8 @@ class ProbeFactors(TorchEnv):
     def observe(self, state: State) -> Tensor:
         """Return the categories that are shown, `[B, K]` int64."""
         return state["shown"]
+
+    def frame(self, state: State) -> NDArray[np.uint8]:
+        """Return a row for each factor, with its categories and the one that is shown in blue."""
+        texts = [[str(i) for i in range(size)] for size in self.layout.sizes]
+        return draw_choices(texts, state["shown"][0].tolist())

@@ -9,9 +9,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from PIL import ImageColor
 
 from rl_gumbel import GumbelSAC
 from rl_gumbel.envs import ENVS, registered_id
+from rl_gumbel.envs.canvas import BLUE
 from rl_gumbel.envs.probes import ProbeAction, ProbeDiscount, ProbeFactors, ProbeObservation
 from rl_gumbel.losses import joint_one_hots
 from rl_gumbel.vec_env import make_vec
@@ -28,6 +30,41 @@ def make(env_id: str) -> gym.Env:
 
 
 # --- the environments -------------------------------------------------------------------------
+
+
+def blue_tiles(picture, rows, columns):
+    """Rows and columns of the tiles in blue, by the centres of their upper halves."""
+    color = ImageColor.getrgb(BLUE)
+    height, width = np.array(picture.shape[:2]) / (rows + 0.5, columns + 0.5)  # 0.25 around
+    centres = [(0.25 + i + 0.15, 0.25 + j + 0.5) for i in range(rows) for j in range(columns)]
+    found = [tuple(picture[int(y * height), int(x * width)]) == color for y, x in centres]
+    return [divmod(i, columns) for i in np.flatnonzero(found)]
+
+
+def test_pictures_show_the_observation():
+    env = make_vec("ProbeObservation-v0", 8, "cpu")
+    shown = env.reset(seed=0).squeeze(-1).tolist()
+    assert set(shown) == {-1, 1}
+    for i, value in enumerate(shown):
+        assert blue_tiles(env.render(i), 1, 3) == [(0, value + 1)]
+    env = make_vec("ProbeDiscount-v0", 1, "cpu")
+    env.reset(seed=0)
+    assert blue_tiles(env.render(), 1, 3) == [(0, 1)]
+    env.step(torch.tensor([0]))
+    assert blue_tiles(env.render(), 1, 3) == [(0, 2)]
+
+
+def test_pictures_show_the_category_of_each_factor():
+    env = make_vec("ProbeFactors-v0", 8, "cpu")
+    for i, (first, second) in enumerate(env.reset(seed=0).tolist()):
+        assert blue_tiles(env.render(i), 2, 3) == [(0, first), (1, second)]
+
+
+@pytest.mark.parametrize("space", [spaces.MultiBinary(60), spaces.Discrete(300)])
+def test_pictures_of_many_factors_or_categories_fit(space):
+    env = ProbeFactors(1, space)
+    env.reset(seed=0)
+    assert max(env.render().shape) < 4000
 
 
 @PROBES

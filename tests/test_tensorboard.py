@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rl_gumbel import BatchedPPO, GumbelREPPO, GumbelSAC, GumbelSHAC, SB3VecEnv, make_vec
 from rl_gumbel.cli import main
+from rl_gumbel.envs import ENVS
 from rl_gumbel.lab import on_run
 from rl_gumbel.lab.callback import LabCallback
 from rl_gumbel.logger import TAGS
@@ -272,12 +273,13 @@ def test_the_lab_of_an_algorithm_without_a_critic_of_actions_is_refused(tmp_path
 
 
 def test_clips_of_an_environment_without_pictures_are_refused_before_anything_is_written(
-    tmp_path, capsys
+    tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setitem(ENVS, "Unseen-v0", ("faulty_envs:FaultyTorch", {}))
     path = tmp_path / "run"
-    words = ["--env=ProbeBits-v0", "--algo=ppo", "--video-freq=10", f"--run-dir={path}"]
+    words = ["--env=Unseen-v0", "--algo=ppo", "--video-freq=10", f"--run-dir={path}"]
     assert main(["train", *words]) == 2
-    assert "ProbeBits-v0 cannot be rendered" in capsys.readouterr().err
+    assert "Unseen-v0 cannot be rendered" in capsys.readouterr().err
     assert not path.exists()
 
 

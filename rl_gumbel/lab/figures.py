@@ -271,7 +271,7 @@ def cost(rows: Sequence[Row]) -> Figure:
     axes.set_yscale("log")
     axes.set_xlabel("action factors K")
     axes.set_ylabel(
-        f"microseconds of one processor, batch of {rows[0]['batch']}, forward and backward"
+        f"microseconds of one processor\nbatch of {rows[0]['batch']}, forward and backward"
     )
     figure.suptitle(
         f"At {most} factors local expectation takes "
