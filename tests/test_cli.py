@@ -558,6 +558,43 @@ def test_a_damaged_run_is_told_in_a_line(run_dir, call, break_run, message):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("runs/A-v1/sac/0-7", "there is no such directory; did you mean runs/A-v1/sac/0-1?"),
+        ("runs/A-v2/sac/0-1", "there is no such directory; did you mean runs/A-v1/sac/0-1?"),
+        ("rums/B", "there is no such directory; did you mean runs?"),
+        ("runs/A-v1/sac/0-1/sac", "there is no such directory"),
+        ("other/0-1", "there is no such directory"),
+        ("runs/A-v1/sac/0-1/config.yaml/x", "there is no such directory"),
+        ("runs/A-v1/sac", "it has no config.yaml; one run below it: did you mean "
+         "runs/A-v1/sac/0-1?"),
+        ("runs", "it has no config.yaml; 2 runs below it: did you mean runs/B-v1/ppo/0-2?"),
+        ("runs/A-v1/sac/0-1/models/last", "it has no config.yaml; did you mean runs/A-v1/sac/0-1?"),
+        ("runs/A-v1/sac/0-1/config.yaml", "it has no config.yaml; did you mean runs/A-v1/sac/0-1?"),
+    ],
+)  # fmt: skip
+def test_the_nearest_run_is_named(call, typed, reason):
+    for i, name in enumerate(["A-v1/sac/0-1", "B-v1/ppo/0-2"]):
+        Path("runs", name, "models/last").mkdir(parents=True)
+        Path("runs", name, "config.yaml").touch()
+        os.utime(Path("runs", name, "config.yaml"), (i, i))
+    for verb in (["evaluate"], ["resume"], ["record"], ["report"], ["export"], ["lab", "--run"]):
+        words = [*verb, typed, *(["model.zip"] if verb == ["export"] else [])]
+        code, out, err = call(*words)
+        assert (code, out) == (2, "")
+        assert err == f"rl-gumbel: {typed} is not a run directory: {reason}\n"
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("plot", "file or directory"),
+                                            ("tensorboard", "directory")])  # fmt: skip
+def test_the_nearest_directory_is_named(call, verb, kind):
+    Path("runs/A-v1").mkdir(parents=True)
+    code, out, err = call(verb, "runs/A-v2")
+    assert (code, out) == (2, "")
+    assert err == f"rl-gumbel: runs/A-v2: there is no such {kind}; did you mean runs/A-v1?\n"
+
+
 # --- list -----------------------------------------------------------------------------------------
 
 
@@ -677,7 +714,7 @@ MISTAKES = [
     (["train", "--algorithm.target-entropy", "5"], "sac on CartPole-v1: target_entropy 5.0 must be "
      "'auto' or between 0 and the maximum of this space, 0.693 nats"),
     (["evaluate"], "the following arguments are required: RUN"),
-    (["evaluate", "none"], "none is not a run directory: it has no config.yaml"),
+    (["evaluate", "none"], "none is not a run directory: there is no such directory\n"),
     (["evaluate", "none", "--episodes", "0"], "--episodes: must be an integer of at least 1"),
     (["evaluate", "none", "--model", "bets"], "--model: must be one of last, best, got "
      "'bets'; did you mean best?"),

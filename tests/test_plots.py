@@ -219,7 +219,7 @@ def test_the_same_runs_make_the_same_files(three, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere is no run: there is no such file"),
+        (["nowhere"], "nowhere: there is no such file"),
         (["{tmp}/empty"], "no config.yaml, progress.csv"),
         (["{tmp}/runs", "--metric", "rollout/ep_rew"], "did you mean rollout/ep_rew_mean?"),
         (["{tmp}/runs", "--by", "algorithm.tau"], "has no setting 'algorithm.tau'"),

@@ -286,8 +286,8 @@ def test_clips_of_an_environment_without_pictures_are_refused_before_anything_is
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "nowhere has no TensorBoard event files"),
-        (["{run}", "a,b"], "a,b has no TensorBoard event files"),
+        (["nowhere"], "nowhere: there is no such directory\n"),
+        (["{run}", "{run}/models"], "models has no TensorBoard event files"),
         (["{run}", "--port", "x"], "--port: must be an integer"),
     ],
 )

@@ -20,6 +20,7 @@ from rl_gumbel.cli.backends import make_evaluation_vec
 from rl_gumbel.cli.build import find_device
 from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.faults import explained
+from rl_gumbel.cli.nearest import explain_no_run
 from rl_gumbel.cli.run_directory import CONFIG
 from rl_gumbel.config import TrainConfig, load_config
 
@@ -47,7 +48,7 @@ def read_run(text: str) -> TrainConfig:
     """Return the configuration of a run directory; raise a `UserError` if it is none."""
     path = Path(text) / CONFIG
     if not path.is_file():
-        raise UserError(f"{text} is not a run directory: it has no {CONFIG}")
+        raise UserError(f"{text} is not a run directory: {explain_no_run(Path(text))}")
     return load_config(path)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl_gumbel.cli.errors import UserError
+from rl_gumbel.cli.nearest import suggest_path
 
 
 def open_tensorboard(args: argparse.Namespace) -> int:
@@ -24,10 +25,12 @@ def logdir(runs: Sequence[str]) -> list[str]:
     """Return TensorBoard's option for directories: each under the end of its path as name.
 
     Raises:
-        UserError: for a directory without event files, or a name that TensorBoard cannot take.
+        UserError: for what is no directory, or has no event files, or TensorBoard cannot name.
     """
     paths = [Path(text).absolute() for text in runs]
     for text, path in zip(runs, paths, strict=True):
+        if not path.exists():
+            raise UserError(f"{text}: there is no such directory{suggest_path(Path(text))}")
         if next(path.rglob("*tfevents*"), None) is None:
             raise UserError(f"{text} has no TensorBoard event files in it or below")
     if len(paths) == 1:

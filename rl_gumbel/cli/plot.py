@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from rl_gumbel.cli.errors import UserError, cannot_write
+from rl_gumbel.cli.nearest import suggest_path
 from rl_gumbel.cli.need import need
 from rl_gumbel.plots.compare import compare
 from rl_gumbel.plots.read import find_runs, read_run
@@ -19,6 +20,9 @@ def plot(args: argparse.Namespace) -> int:
     need("matplotlib", "plot")
     from rl_gumbel.plots.figures import draw_all
 
+    for path in map(Path, args.runs):
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or directory{suggest_path(path)}")
     try:
         runs = [read_run(path, args.metric) for path in find_runs(args.runs)]
         comparison = compare(runs, args.by)

@@ -20,15 +20,19 @@ def report(args: argparse.Namespace) -> int:
     """Write the page, print where it is; return the exit code.
 
     Raises:
-        UserError: for what is no run, or without matplotlib.
+        UserError: for what is no run, no place for the page, or without matplotlib.
         StorageError: if it cannot be written.
     """
     need("matplotlib", "plot")
     from rl_gumbel.report.build import build_report
 
     read_run(args.run)
-    film = "It was not asked for (--no-video)." if args.no_video else find_film(args)
     path = Path(args.run) / "report.html" if args.out is None else Path(args.out)
+    if not path.parent.is_dir():
+        raise UserError(f"--out {args.out}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise UserError(f"--out {args.out} is a directory; name a file")
+    film = "It was not asked for (--no-video)." if args.no_video else find_film(args)
     try:
         text = build_report(Path(args.run), TAGS, film)
     except ValueError as error:

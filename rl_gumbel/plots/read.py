@@ -54,10 +54,8 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         runs = [path] if path.is_file() or _is_run(path) else list(_search(path))
         if not runs:
-            reason = "there is no such file or directory"
-            if path.exists():
-                reason = f"no {CONFIG}, {PROGRESS}, {MONITOR} or {EVENTS} file is in it or below"
-            raise ValueError(f"{path} is no run: {reason}")
+            names = f"{CONFIG}, {PROGRESS}, {MONITOR} or {EVENTS}"
+            raise ValueError(f"{path} is no run: no {names} file is in it or below")
         found |= dict.fromkeys(runs)
     return list(found)
 
@@ -93,8 +91,8 @@ def read_run(path: Path, metric: str = RETURN) -> Run:
         raise ValueError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if metric not in curves:
         near = difflib.get_close_matches(metric, curves, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{path} has no metric {metric!r}{hint} (it has {_some(curves)})")
+        hint = f"did you mean {near[0]}?" if near else f"it has {_some(curves)}"
+        raise ValueError(f"{path} has no metric {metric!r}; {hint}")
     config = read_config(path)
     if config:
         task = describe_task(config)
