@@ -14,7 +14,14 @@ from PIL import Image
 
 from rl_gumbel.cli import main
 from rl_gumbel.plots.events import read_histograms
-from rl_gumbel.report.build import build_report, format_seconds, policy_section, summarize
+from rl_gumbel.report.build import (
+    build_report,
+    format_return,
+    format_seconds,
+    policy_section,
+    summarize,
+)
+from rl_gumbel.report.figures import draw_grid
 from rl_gumbel.report.page import make_page
 
 BROWSER = next(
@@ -131,14 +138,24 @@ def test_the_first_numbers_are_the_last_and_the_best_evaluation():
     curves = {
         "eval/mean_reward": (np.array([10.0, 2000, 3000]), np.array([1.0, 9.5, 4.0])),
         "time/time_elapsed": (np.array([3000.0]), np.array([3723.0])),
+        "rollout/ep_rew_mean": (np.array([3000.0]), np.array([-57.57692])),
     }
     assert summarize(curves) == {
         "return of the last evaluation": "4",
         "best evaluation, at step 2,000": "9.5",
+        "training return, last 100 episodes": "-57.58",
         "environment steps": "3,000",
         "time of training": "1 h 2 min",
     }
+    assert [format_return(r) for r in (-12345.67, 0.01234)] == ["-12,346", "0.01234"]
     assert [format_seconds(s) for s in (7.6, 61)] == ["8 s", "1 min 1 s"]
+
+
+def test_panels_of_metrics_share_their_steps():
+    steps = np.arange(1.0, 5)
+    curves = {"train/a": (steps, steps), "train/b": (steps[:2], steps[:2])}
+    limits = [axes.get_xlim() for axes in draw_grid(curves, ["train/a", "train/b"]).axes[:2]]
+    assert limits[0] == limits[1] == (0, pytest.approx(4.08))
 
 
 def test_of_many_factors_the_first_are_shown_and_the_rest_counted(run_dir):

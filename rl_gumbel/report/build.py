@@ -80,15 +80,20 @@ def summarize(curves: Mapping[str, Curve]) -> dict[str, str]:
     if "eval/mean_reward" in curves:
         steps, mean = curves["eval/mean_reward"]
         best = int(mean.argmax())
-        cards["return of the last evaluation"] = f"{mean[-1]:.6g}"
-        cards[f"best evaluation, at step {steps[best]:,.0f}"] = f"{mean[best]:.6g}"
+        cards["return of the last evaluation"] = format_return(mean[-1])
+        cards[f"best evaluation, at step {steps[best]:,.0f}"] = format_return(mean[best])
     if RETURN in curves:
-        cards["training return, last 100 episodes"] = f"{curves[RETURN][1][-1]:.6g}"
+        cards["training return, last 100 episodes"] = format_return(curves[RETURN][1][-1])
     if curves:
         cards["environment steps"] = f"{max(steps[-1] for steps, _ in curves.values()):,.0f}"
     if SECONDS in curves:
         cards["time of training"] = format_seconds(curves[SECONDS][1][-1])
     return cards
+
+
+def format_return(value: float) -> str:
+    """Return a number with four digits, or those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -56,10 +56,12 @@ def draw_grid(curves: Mapping[str, Curve], names: Sequence[str]) -> Figure | Non
     if not names:
         return None
     figure, panels = _grid(len(names))
+    end = max(curves[name][0][-1] for name in names)
     for axes, name in zip(panels, names, strict=False):
         axes.plot(*curves[name], color=COLORS[0], lw=1.4)
         axes.set_title(name.partition("/")[2], loc="left")
         label_steps(axes)
+        axes.set_xlim(right=1.02 * end)  # the same for all, some of which are logged less often
     return figure
 
 
