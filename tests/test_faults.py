@@ -33,6 +33,7 @@ from rl_gumbel.cli.errors import UserError
 from rl_gumbel.cli.lasting import LastingFile
 from rl_gumbel.cli.lock import LOCK, locked
 from rl_gumbel.envs import ENVS
+from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.faults import EnvError, NumericalError
 from rl_gumbel.vec_env.guard import NEXT_SEED, Guard, Survived
 
@@ -214,6 +215,33 @@ def test_a_torch_environment_that_raises_exits_3(capsys, monkeypatch, compiled):
         err,
         re.MULTILINE,
     )
+
+
+class Tripping(CartPole):
+    trips = False
+
+    def transition(self, state, action):
+        if self.trips:
+            raise ZeroDivisionError("a stone")
+        return super().transition(state, action)
+
+
+def test_an_environment_that_fails_later_is_named_by_whatever_plays_it(capsys, monkeypatch):
+    monkeypatch.setitem(ENVS, "Tripping-v0", (f"{__name__}:Tripping", {"max_episode_steps": 9}))
+    words = ["train", "--env=Tripping-v0", *QUICK, *SIZES["sac"], "--total-timesteps=40"]
+    assert call(capsys, *words)[0] == 0
+    monkeypatch.setattr(Tripping, "trips", True)
+    for verb in (["evaluate", "run"], ["record", "run"], ["lab", "--run", "run"]):
+        code, out, err = call(capsys, *verb)
+        assert (code, out) == (3, "")
+        assert 'raise ZeroDivisionError("a stone")' in err
+        assert re.match(
+            r"rl-gumbel: Tripping-v0: environments 0 to \d+ failed in transition, .*: a stone$",
+            err.splitlines()[-1],
+        )
+    assert call(capsys, "report", "run")[0] == 0
+    assert "failed in transition" in Path("run/report.html").read_text()
+    assert not list(Path("run").glob("videos/*"))
 
 
 def test_a_bug_of_ours_is_no_fault_of_an_environment(monkeypatch):

@@ -30,6 +30,7 @@ def lab(args: argparse.Namespace) -> int:
     Raises:
         UserError: for options that would be ignored, a directory that cannot be used, a run without
             a critic of actions, or if matplotlib is missing. Nothing is written then.
+        FailedEnvError: if the environment of the run fails.
         StorageError: for files that cannot be written.
     """
     check(args)
@@ -74,6 +75,7 @@ def measure_experiments(args: argparse.Namespace) -> int:
 def measure_a_run(args: argparse.Namespace) -> int:
     """Measure the estimators on a run's critic and states; print a table and a recommendation."""
     from rl_gumbel.cli.evaluate import read_run
+    from rl_gumbel.cli.faults import explained
     from rl_gumbel.lab import figures
 
     config = read_run(args.run)
@@ -82,7 +84,8 @@ def measure_a_run(args: argparse.Namespace) -> int:
             f"{args.run} is a run of {config.algo}, which has no critic of actions to measure on; "
             f"sac and reppo have one"
         )
-    result = measure(config, args)
+    with explained(config):
+        result = measure(config, args)
     out = make_directory(args.out, Path(args.run) / "lab")
     write(out, "run", result.rows, figures.run(result.rows))
     show(config, args, result)

@@ -12,7 +12,9 @@ from rl_gumbel.cli.backends import make_evaluation_vec
 from rl_gumbel.cli.build import find_device
 from rl_gumbel.cli.errors import UserError, cannot_write
 from rl_gumbel.cli.evaluate import load_agent, read_run
+from rl_gumbel.cli.faults import explained
 from rl_gumbel.cli.need import need
+from rl_gumbel.config import TrainConfig
 from rl_gumbel.video.episodes import film, find_fps
 from rl_gumbel.video.files import encode_gif, write_mp4
 from rl_gumbel.video.overlay import Frame
@@ -28,6 +30,7 @@ def record(args: argparse.Namespace) -> int:
 
     Raises:
         UserError: if there is no such run or model, no picture of the environment or no ffmpeg.
+        FailedEnvError: if the environment fails.
         StorageError: if it cannot be written.
     """
     need("imageio_ffmpeg", "video")
@@ -44,6 +47,11 @@ def record(args: argparse.Namespace) -> int:
 def write_films(args: argparse.Namespace) -> tuple[list[Path], int]:
     """Return the paths of what was written, and the number of frames."""
     config = read_run(args.run)
+    with explained(config):
+        return _write_films(config, args)
+
+
+def _write_films(config: TrainConfig, args: argparse.Namespace) -> tuple[list[Path], int]:
     device = find_device(args.device)
     torch.set_num_threads(config.threads)
     model = load_agent(config, args.run, args.model, args.seed, device)
