@@ -212,8 +212,9 @@ class Estimator:
 
         Raises:
             ValueError: for a temperature or an option out of range, NaN or infinite logits, a row
-                whose categories are all masked (the row is named), noise of the wrong shape.
-            TypeError: for an unknown option.
+                whose categories are all masked (the row is named), noise or a mask of the wrong
+                shape.
+            TypeError: for an unknown option, or a mask that is not boolean.
         """
         if temperature is None:
             temperature = self.default_temperature
@@ -301,8 +302,18 @@ def _log_softmax(logits: Tensor) -> Tensor:
 def check_logits(logits: Tensor, mask: Tensor | None = None) -> None:
     """Raise `ValueError` on NaN or infinite allowed logits or an all-masked row.
 
-    It reads the tensors' values, hence waits for the device.
+    So does a shape without categories or a mask of another shape; one that is not boolean is a
+    `TypeError`. It reads the tensors' values, hence waits for the device.
     """
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits of shape {tuple(logits.shape)} have no categories, the last axis")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask has dtype {mask.dtype}; it must be torch.bool, True where allowed")
+    if mask is not None and not _expands(mask.shape, logits.shape):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, which does not expand to that of the logits, "
+            f"{tuple(logits.shape)}"
+        )
     allowed = logits if mask is None else logits.where(mask, 0.0)
     if not bool(allowed.isfinite().all()):
         kind = "NaN" if bool(allowed.isnan().any()) else "infinite"
@@ -313,6 +324,11 @@ def check_logits(logits: Tensor, mask: Tensor | None = None) -> None:
         closed = ~mask.expand(logits.shape).any(-1)
         if bool(closed.any()):
             raise ValueError(f"every category is masked in row {closed.nonzero()[0].tolist()}")
+
+
+def _expands(shape: torch.Size, to: torch.Size) -> bool:
+    ends = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in ends)
 
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(

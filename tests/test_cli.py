@@ -662,8 +662,10 @@ MISTAKES = [
     (["train", "--algo", "ppo", "--env-kwargs.num-envs", "3"], "--env-kwargs.num-envs: training "
      "decides it; use --num-envs"),
     (["train", "--algo", "ppo", "--env-kwargs.dtype", "x"], "--env-kwargs.dtype: training decides"),
-    (["train", "--algo", "ppo", "--env-kwargs.max-episode-steps", "[1]"], "CartPole-v1 refused its "
-     "arguments (max_episode_steps=[1]): TypeError: "),
+    (["train", "--algo", "ppo", "--env-kwargs.max-episode-steps", "[1]"], "max_episode_steps [1] "
+     "of CartPole-v1 must be an integer or None"),
+    (["train", "--env", "FrozenLake-v1", "--env-kwargs.is-slippery", "maybe"], "is_slippery "
+     "'maybe' of FrozenLake-v1 must be a bool (torch version; --backend gymnasium is the "),
     (["train", "--algo", "ppo", "--env-kwargs.max-steps", "3"], "CartPole-v1 has no argument "
      "'max_steps'; did you mean max_episode_steps?"),
     (["train", "--env-kwargs.x"], "--env-kwargs.x: expected --env-kwargs.NAME VALUE"),

@@ -568,3 +568,19 @@ def test_noise_of_the_wrong_shape_is_refused(name: str) -> None:
     """Broadcast noise would give every row of the batch the same sample."""
     with pytest.raises(ValueError, match=rf"noise has shape \(1, 3\); estimator '{name}' needs"):
         ESTIMATORS[name](torch.zeros(2, 3), noise=torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_and_logits_of_another_kind_are_refused(name: str) -> None:
+    """Masks of Gymnasium's infos are int8, which torch refuses without a word about masks."""
+    estimate = ESTIMATORS[name]
+    with pytest.raises(TypeError, match=r"mask has dtype torch\.int8; it must be torch\.bool"):
+        estimate(torch.zeros(2, 3), mask=torch.ones(2, 3, dtype=torch.int8))
+    for shape in ((2, 4), (3, 3), (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"mask has shape \(.*, \(2, 3\)"):
+            estimate(torch.zeros(2, 3), mask=torch.ones(shape, dtype=torch.bool))
+    for shape in ((1, 3), (2, 1), (3,), (2, 3)):
+        assert estimate(torch.zeros(2, 3), mask=torch.ones(shape, dtype=torch.bool)).index.numel()
+    for shape in ((), (2, 0)):
+        with pytest.raises(ValueError, match=r"logits of shape \(.*\) have no categories"):
+            estimate(torch.zeros(shape))

@@ -251,7 +251,19 @@ def test_module_in_front_of_an_id_is_imported(monkeypatch):
      "'CartPol-v1' has no torch version; did you mean CartPole-v1"),
     (lambda: make_vec("CartPole-v1", 2, backend="jax"),
      "backend 'jax' of CartPole-v1 must be one of .*'torch'"),
-    (lambda: make_vec("CartPole-v1", 0), "num_envs 0 of CartPole-v1 must be at least 1"),
+    (lambda: make_vec("CartPole-v1", 0), "num_envs 0 of CartPole-v1 must be an integer of at lea"),
+    (lambda: make_vec("CartPole-v1", 2.5), r"num_envs 2\.5 of CartPole-v1 must be an integer"),
+    (lambda: make_vec("CartPole-v1", 2, "cpu", max_episode_steps=2.5),
+     r"max_episode_steps 2\.5 of CartPole-v1 must be an integer or None"),
+    (lambda: make_vec("FrozenLake-v1", 2, "cpu", is_slippery="maybe"),
+     "is_slippery 'maybe' of FrozenLake-v1 must be a bool"),
+    (lambda: make_vec("FrozenLake-v1", 2, "cpu", is_slippery=1), "is_slippery 1 .* must be a bool"),
+    (lambda: make_vec("FrozenLake-v1", 2, "cpu", success_rate=True),
+     "success_rate True of FrozenLake-v1 must be a number"),
+    (lambda: make_vec("PendulumBank-v0", 2, "cpu", n="8"),
+     "n '8' of PendulumBank-v0 must be an integer"),
+    (lambda: make_vec("CartPole-v1", 2, "cpu", gradients="yes"),
+     "gradients 'yes' of CartPole-v1 must be a bool"),
     (lambda: make_vec("CartPole-v1", 2, max_episode_step=5),
      "CartPole-v1 has no argument 'max_episode_step'; did you mean max_episode_steps.* dtype,"),
     (lambda: make_vec("FrozenLake-v1", 2, backend="gymnasium", slippery=True),
@@ -265,6 +277,19 @@ def test_module_in_front_of_an_id_is_imported(monkeypatch):
 def test_what_is_wrong_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_arguments_of_torch_environments_may_be_numbers_of_numpy():
+    env = make_vec("PendulumBank-v0", np.int64(2), "cpu", n=np.int64(3), max_episode_steps=None)
+    assert env.action_space == spaces.MultiDiscrete([5] * 3)
+    make_vec("FrozenLake-v1", 2, "cpu", success_rate=1, desc=["SG"], is_slippery=np.True_)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+def test_cuda_is_refused_by_name_where_there_is_none():
+    for device in ("cuda", torch.device("cuda", 1)):
+        with pytest.raises(ValueError, match=r"device 'cuda.* of CartPole-v1: CUDA is not availab"):
+            make_vec("CartPole-v1", 2, device)
 
 
 def test_environment_without_a_picture_is_not_rendered():

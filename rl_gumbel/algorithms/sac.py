@@ -194,8 +194,11 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored, before anything is built."""
         check_positive(self, "reward_scale", "max_grad_norm")
-        check_at_least(self, target_update_interval=1, cosine_interval=0, reset_interval=0)
-        check_unit_interval(self, "priority_exponent", "importance_exponent")
+        check_positive(self, "tau")
+        check_unit_interval(self, "gamma", "tau", "priority_exponent", "importance_exponent")
+        check_at_least(self, batch_size=1, buffer_size=1, n_steps=1, learning_starts=0)
+        check_at_least(self, gradient_steps=-1, target_update_interval=1)
+        check_at_least(self, cosine_interval=0, reset_interval=0)
         if self.priority_exponent == 0 and self.importance_exponent != 0.4:
             raise ValueError(
                 f"importance_exponent {self.importance_exponent!r} would be ignored: "

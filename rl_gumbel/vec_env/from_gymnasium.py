@@ -215,7 +215,7 @@ def _make_by_entry_point(
     creator = _load(spec.vector_entry_point)
     known = list_arguments(creator)
     if known is not None:
-        if not kwargs.keys() <= known:
+        if not kwargs.keys() <= known.keys():
             return None
         if "autoreset_mode" in known:
             kwargs = {**kwargs, "autoreset_mode": SAME_STEP}

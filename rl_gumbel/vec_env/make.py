@@ -1,5 +1,6 @@
 """`make_vec`: an id to batched environments, in torch where we have them, else of Gymnasium."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -42,15 +43,17 @@ def make_vec(
 
     Raises:
         ValueError: for a name that is not known, a setting that would be ignored, `torch` for an id
-            without a torch version, or gradients where there are none.
+            without a torch version, gradients where there are none, or CUDA where there is none.
         TypeError: for spaces that are not supported.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} of {id} must be one of {BACKENDS}")
-    if num_envs < 1:
-        raise ValueError(f"num_envs {num_envs!r} of {id} must be at least 1")
+    if not isinstance(num_envs, Integral) or num_envs < 1:
+        raise ValueError(f"num_envs {num_envs!r} of {id} must be an integer of at least 1")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} of {id}: CUDA is not available; use 'cpu'")
     if backend == "torch" or (backend == "auto" and find_torch_id(id)):
         if vectorization_mode is not None:
             raise ValueError(

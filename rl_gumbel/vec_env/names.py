@@ -4,15 +4,27 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
-from typing import Any
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from rl_gumbel.envs import ENVS, registered_id
 from rl_gumbel.envs.base import TorchEnv
 
 Creator = Callable[..., Any]
+BOOLS = (bool, np.bool_)
+PLAIN_TYPES: Mapping[Any, tuple[Any, str]] = {
+    bool: (BOOLS, "a bool"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    str: (str, "a string"),
+    NoneType: (NoneType, "None"),
+}
+"""Annotations whose values are checked: what they take, NumPy's numbers too, and its name."""
 
 
 def find_torch_id(env_id: str) -> str | None:
@@ -32,7 +44,7 @@ def make_torch_env(env_id: str, num_envs: int, **kwargs: Any) -> TorchEnv:
     """Return the batched torch environment of an id.
 
     Raises:
-        ValueError: if there is none of that id, or it does not take an argument.
+        ValueError: if there is none of that id, or it does not take an argument or its type.
     """
     known = find_torch_id(env_id)
     if known is None:
@@ -41,6 +53,7 @@ def make_torch_env(env_id: str, num_envs: int, **kwargs: Any) -> TorchEnv:
     module, _, name = entry_point.partition(":")
     creator = getattr(import_module(module), name)
     check_arguments(env_id, creator, kwargs)
+    check_types(env_id, creator, kwargs)
     env: TorchEnv = creator(num_envs, **fixed | kwargs)
     return env
 
@@ -72,13 +85,28 @@ def check_arguments(env_id: str, creator: Creator, kwargs: Collection[str]) -> N
             )
 
 
-def list_arguments(creator: Creator) -> set[str] | None:
-    """Return the keyword arguments of a function or class; None if it may take any.
+def check_types(env_id: str, creator: Creator, kwargs: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for the first value that is not of its argument's plain type.
+
+    A string would else pass for True. `True` is no number, and no number is a bool.
+    """
+    annotations = list_arguments(creator) or {}
+    for name, value in kwargs.items():
+        expected = get_args(annotations.get(name)) or (annotations.get(name),)
+        if not all(one in PLAIN_TYPES for one in expected):
+            continue
+        types, words = zip(*(PLAIN_TYPES[one] for one in expected), strict=True)
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in expected):
+            raise ValueError(f"{name} {value!r} of {env_id} must be {' or '.join(words)}")
+
+
+def list_arguments(creator: Creator) -> dict[str, Any] | None:
+    """Return a function's or class's keyword arguments, annotated; None if it may take any.
 
     Follows `**kwargs` to the base classes; of theirs, one without a default is their subclass's to
     give.
     """
-    known: set[str] = set()
+    known: dict[str, Any] = {}
     functions: list[Any] = [creator]
     if isinstance(creator, type):
         functions = [vars(base)["__init__"] for base in creator.__mro__ if "__init__" in vars(base)]
@@ -88,9 +116,9 @@ def list_arguments(creator: Creator) -> set[str] | None:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and (
                 function is functions[0] or parameter.default is not parameter.empty
             ):
-                known.add(parameter.name)
+                known.setdefault(parameter.name, parameter.annotation)
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            return known - {"self", "num_envs"}
+            return {name: known[name] for name in known if name not in ("self", "num_envs")}
     return None
 
 
