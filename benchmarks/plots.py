@@ -1,9 +1,11 @@
 """Figures of the learning benchmark: returns against steps and seconds, and steps to a threshold.
 
     python benchmarks/plots.py pendulums
+    python benchmarks/plots.py off_policy
 
-`pendulums` reads `results/curves.csv` and `results/learning.csv` and draws PendulumBank-v0:
-`results/pendulums.png`. A line is the mean over seeds, a band their range.
+They read `results/curves.csv` and `results/learning.csv`. `pendulums` draws PendulumBank-v0,
+`off_policy` GumbelSAC beside exact expectations and value learning. A line is the mean over seeds,
+a band their range.
 """
 
 import argparse
@@ -11,6 +13,8 @@ import csv
 import itertools
 import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean
 
@@ -32,14 +36,36 @@ SHARED = "policy-kwargs.shared-factors"
 DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
+OFF_POLICY = {"CartPole-v1": 15_000, "DiscretePendulum-v1": 20_000, "LunarLander-v3": 150_000}
+"""Steps of the rows that are drawn."""
+AGENTS = {
+    "exact": ("GumbelSAC, exact", "#1b9e77"),
+    "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
+    "straight_through_gumbel": ("GumbelSAC, straight-through Gumbel", "#7570b3"),
+    "sb3-dqn": ("SB3 DQN", "#666666"),
+    "sb3-ppo": ("SB3 PPO", "#a6761d"),
+}
+"""Label and colour by actor gradient, estimator or algorithm."""
 Row = dict[str, str]
+
+
+def read_all(name: str) -> list[Row]:
+    """Return the rows of a file of results."""
+    with (RESULTS / name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def read(name: str) -> list[Row]:
     """Return the rows of PendulumBank-v0 with shipped settings, or shared weights."""
-    with (RESULTS / name).open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["env"] == "PendulumBank-v0"]
+    rows = [row for row in read_all(name) if row["env"] == "PendulumBank-v0"]
     return [row for row in rows if row["algo"] in NAMES and is_drawn(row)]
+
+
+def agent(row: Row) -> str:
+    """Return the name in `AGENTS` of what is compared on one environment, or another."""
+    if row["algo"] != "sac":
+        return row["algo"]
+    return row["estimator"] or row["actor_gradient"]
 
 
 def is_drawn(row: Row) -> bool:
@@ -64,26 +90,36 @@ def is_shared(row: Row) -> bool:
     return SHARED in options(row)
 
 
-def draw_curves(axes: Axes, rows: list[Row], column: str, scale: float) -> None:
-    """Draw the mean return over `column`, seeds interpolated to common points."""
+def draw_curves(
+    axes: Axes,
+    rows: list[Row],
+    column: str,
+    scale: float,
+    styles: Mapping[str, tuple[str, str]],
+    key: Callable[[Row], str],
+) -> None:
+    """Draw the mean return over `column`, seeds interpolated to common points.
+
+    `key` of a row names its label and colour in `styles`.
+    """
     curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        curves[row["algo"]][row["seed"]].append(row)
-    for algo in filter(curves.__contains__, NAMES):
+        curves[key(row)][row["seed"]].append(row)
+    for name in filter(curves.__contains__, styles):
+        label, color = styles[name]
         seeds = [
             (
                 np.array([float(row[column]) for row in points]) * scale,
                 np.array([float(row["mean_return"]) for row in points]),
             )
-            for points in curves[algo].values()
+            for points in curves[name].values()
         ]
         grid = np.linspace(
             max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds), 200
         )  # where every seed has a value
         values = np.stack([np.interp(grid, x, y) for x, y in seeds])
-        axes.plot(grid, values.mean(0), color=COLORS[algo], label=NAMES[algo])
-        axes.fill_between(grid, values.min(0), values.max(0), color=COLORS[algo], alpha=0.2, lw=0)
-    axes.axhline(THRESHOLD, color="0.6", lw=0.8, ls="--")
+        axes.plot(grid, values.mean(0), color=color, label=label)
+        axes.fill_between(grid, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
     axes.grid(alpha=0.3)
 
 
@@ -118,8 +154,10 @@ def pendulums() -> None:
     curves, rows = read("curves.csv"), read("learning.csv")
     figure, (steps, seconds, thresholds) = plt.subplots(1, 3, figsize=(14, 4.2))
     eight = [row for row in curves if count(row) == 8 and not is_shared(row)]
-    draw_curves(steps, eight, "timesteps", 1e-6)
-    draw_curves(seconds, eight, "seconds", 1.0)
+    styles = {algo: (NAMES[algo], COLORS[algo]) for algo in NAMES}
+    for axes, column, scale in ((steps, "timesteps", 1e-6), (seconds, "seconds", 1.0)):
+        draw_curves(axes, eight, column, scale, styles, itemgetter("algo"))
+        axes.axhline(THRESHOLD, color="0.6", lw=0.8, ls="--")
     draw_thresholds(thresholds, rows)
     steps.set(xlabel="environment steps, millions", ylabel="mean return of the last 100 episodes")
     steps.set_title("8 pendulums of 5 torques")
@@ -134,12 +172,28 @@ def pendulums() -> None:
     figure.savefig(RESULTS / "pendulums.png", dpi=110)
 
 
+def off_policy() -> None:
+    """Write `off_policy.png`."""
+    rows = read_all("curves.csv")
+    figure, panels = plt.subplots(1, len(OFF_POLICY), figsize=(14, 4.2))
+    for axes, (env, steps) in zip(panels, OFF_POLICY.items(), strict=True):
+        drawn = [r for r in rows if r["env"] == env and int(r["total_timesteps"]) == steps]
+        draw_curves(axes, drawn, "timesteps", 1e-3, AGENTS, agent)
+        axes.set(xlabel="environment steps, thousands", title=env)
+    panels[0].set_ylabel("mean return of the last 100 episodes")
+    panels[0].legend(loc="upper left", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "off_policy.png", dpi=110)
+
+
+FIGURES = {"pendulums": pendulums, "off_policy": off_policy}
+
+
 def main() -> None:
     """Draw what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figure", choices=["pendulums"])
-    parser.parse_args()
-    pendulums()
+    parser.add_argument("figure", choices=FIGURES)
+    FIGURES[parser.parse_args().figure]()
 
 
 if __name__ == "__main__":
