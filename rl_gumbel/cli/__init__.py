@@ -7,6 +7,7 @@ immediate; a verb imports what it needs inside its function.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ CHOICE = (("env",), ("algo",))
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or one of `rl_gumbel.cli.errors`."""
+    warnings.formatwarning = format_warning
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         code = run(args)
@@ -34,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def format_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as an error is printed: in a line, without the code that it comes from."""
+    return f"rl-gumbel: warning: {message}\n"
 
 
 def run(args: argparse.Namespace) -> int:

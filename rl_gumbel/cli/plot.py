@@ -28,7 +28,7 @@ def plot(args: argparse.Namespace) -> int:
         comparison = compare(runs, args.by)
         for name, drawing in draw_all(comparison, args.metric, args.statistic, args.threshold):
             png, *_ = drawing.save(Path(args.out), name)
-            print(f"{png} (.svg, .csv): {len(runs)} runs, {len(comparison.methods)} groups")
+            print(f"{png} (.svg, .csv); runs: {len(runs)}, groups: {len(comparison.methods)}")
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
