@@ -66,11 +66,11 @@ class QueueNetwork(TorchEnv):
         spread: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if isinstance(system, str) and system not in SYSTEMS:
+        if not isinstance(system, Network) and system not in SYSTEMS:
             raise ValueError(f"system {system!r} of QueueNetwork must be one of {list(SYSTEMS)}")
         if not 0 <= spread < 1:
             raise ValueError(f"spread {spread} of QueueNetwork must be at least 0 and below 1")
-        self.network = SYSTEMS[system] if isinstance(system, str) else system
+        self.network = system if isinstance(system, Network) else SYSTEMS[system]
         self.spread = spread
         super().__init__(
             num_envs,

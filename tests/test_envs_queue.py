@@ -119,6 +119,8 @@ def test_networks_that_cannot_work_are_refused(change: dict, message: str) -> No
 def test_unknown_systems_and_spreads_are_refused() -> None:
     with pytest.raises(ValueError, match=r"system 'ring' of QueueNetwork must be one of .*n-model"):
         QueueNetwork(1, system="ring")
+    with pytest.raises(ValueError, match="system 3 of QueueNetwork must be one of"):
+        QueueNetwork(1, system=3)
     for spread in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"spread {spread} of QueueNetwork must be at least"):
             QueueNetwork(1, spread=spread)

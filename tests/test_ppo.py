@@ -25,6 +25,7 @@ from rl_gumbel.algorithms import BatchedPPO, batched, compilation, on_policy
 from rl_gumbel.envs.cartpole import CartPole
 from rl_gumbel.logger import TAGS
 from rl_gumbel.rollout import collect
+from rl_gumbel.schedules import Schedule
 from rl_gumbel.vec_env import SB3VecEnv
 
 SMALL = {"net_arch": [16]}
@@ -405,6 +406,8 @@ def test_minibatches_cover_the_rollout_once():
         ({"gamma": 1.5}, r"gamma 1.5 must be in \[0, 1\]"),
         ({"vf_coef": -1.0}, "vf_coef -1.0 must be >= 0"),
         ({"target_kl": 0.0}, "target_kl 0.0 must be > 0"),
+        ({"clip_range": -0.2}, "clip_range -0.2 must be > 0"),
+        ({"clip_range_vf": Schedule("linear", 0.2, -0.1)}, "clip_range_vf Schedule.* must be > 0"),
         ({"num_minibatches": 64}, "n_steps 16 of 4 environments make minibatches of 1"),
     ],
     ids=lambda value: str(value)[:30],

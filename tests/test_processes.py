@@ -100,10 +100,13 @@ def test_a_signal_to_the_whole_group_saves_what_is_put_off_and_the_run_goes_on(n
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--backend=torch"], "--vectorization-mode: is for Gymnasium's, and backend is torch"),
+        (
+            ["--backend=torch"],
+            "--vectorization-mode: async is for Gymnasium's environments, and backend is torch",
+        ),
         (
             ["--backend=gymnasium", "--restart-failed-envs=1"],
-            "--restart-failed-envs: is counted in one process, and vectorization_mode is async",
+            "--restart-failed-envs: 1 is counted in one process, and vectorization_mode is async",
         ),
         ([], "--vectorization-mode async would be ignored: Acrobot-v1 steps in torch; --backend"),
     ],

@@ -166,6 +166,11 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} {value!r} must be > 0")
+        for name in ("clip_range", "clip_range_vf"):
+            value = getattr(self, name)
+            ends = [1.0] if value is None else [make_schedule(value)(left) for left in (1.0, 0.0)]
+            if not (min(ends) >= 0 and max(ends) > 0):  # a schedule may end at zero
+                raise ValueError(f"{name} {value!r} must be > 0")
         if self._minibatch_size() < 1 or (self.normalize_advantage and self._minibatch_size() < 2):
             least = 2 if self.normalize_advantage else 1
             raise ValueError(

@@ -147,12 +147,15 @@ class TrainConfig(Section):
     def _check_backend(self) -> "TrainConfig":
         if self.backend == "torch" and self.env_wrappers:
             raise refuse("env_wrappers", "are Gymnasium's, and backend is torch")
-        if self.backend == "torch" and self.restart_failed_envs:
-            raise refuse("restart_failed_envs", "is for Gymnasium's, and backend is torch")
+        restarts = self.restart_failed_envs
+        if self.backend == "torch" and restarts:
+            reason = f"{restarts} is for Gymnasium's environments, and backend is torch"
+            raise refuse("restart_failed_envs", reason)
         if self.backend == "torch" and self.vectorization_mode == "async":
-            raise refuse("vectorization_mode", "is for Gymnasium's, and backend is torch")
-        if self.restart_failed_envs and self.vectorization_mode == "async":
-            reason = "is counted in one process, and vectorization_mode is async"
+            reason = "async is for Gymnasium's environments, and backend is torch"
+            raise refuse("vectorization_mode", reason)
+        if restarts and self.vectorization_mode == "async":
+            reason = f"{restarts} is counted in one process, and vectorization_mode is async"
             raise refuse("restart_failed_envs", reason)
         return self
 
