@@ -87,6 +87,24 @@ def test_the_target_is_the_minimum_or_the_mean_of_the_ensemble(aggregation):
     assert model.update_critic(batch)["train/critic_loss"].item() == pytest.approx(expected)
 
 
+@torch.no_grad()
+def test_the_target_counts_the_entropy_to_come_only_if_it_is_soft():
+    model = filled(critic="multilinear", aggregation="mean", ent_coef=0.3, gamma=0.9)
+    randomize(model.actor, model.critic_target)
+    batch = model.replay_buffer.sample(16)
+    soft = model.target_value(batch)
+    model.soft_target = False
+    entropy = model.actor(batch.next_observations).entropy()
+    hard = batch.rewards[:, 0] + 0.9 * (1 - batch.dones[:, 0]) * members(model, batch).mean(0)
+    torch.testing.assert_close(model.target_value(batch), hard)
+    torch.testing.assert_close(soft - hard, 0.9 * (1 - batch.dones[:, 0]) * 0.3 * entropy)
+
+
+def test_a_hard_target_without_entropy_is_refused():
+    with pytest.raises(ValueError, match="soft_target False would be ignored: ent_coef is 0"):
+        build(soft_target=False, ent_coef=0.0)
+
+
 def test_a_random_pair_makes_the_target():
     """Each of the three pairs, and nothing else."""
     model = ensemble("subset_2")

@@ -57,6 +57,9 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
         value_range: scaled returns at the outermost bins; None is -10 to 10.
         actor_gradient: `estimator`; `exact`, the sum over all joint actions (up to 256 of them); or
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
+        soft_target: whether the critics learn the value of entropy to come too, as SAC's do;
+            without, rewards alone, and entropy is what the actor keeps beside them (arXiv
+            2509.09838). An agent that is paid for going on may put off the end of an episode.
         ent_coef: entropy coefficient, 0 for none; `auto` learns it, `auto_0.1` starting at 0.1.
         target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum. Where a
             mask leaves fewer actions it is lower, in proportion to the maximum that they leave.
@@ -116,6 +119,7 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
         estimator_kwargs: dict[str, float] | None = None,
         critic: str = "concat",
         aggregation: str = "min",
+        soft_target: bool = True,
         num_bins: int | None = None,
         value_range: Sequence[float] | None = None,
         actor_gradient: str = "estimator",
@@ -169,6 +173,7 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
         self.temperature = temperature
         self.estimator_kwargs = estimator_kwargs or {}
         self.aggregation = aggregation
+        self.soft_target = soft_target
         self.num_bins = num_bins
         self.value_range = value_range
         self.actor_gradient = actor_gradient
@@ -204,6 +209,8 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
                 f"importance_exponent {self.importance_exponent!r} would be ignored: "
                 f"priority_exponent is 0"
             )
+        if self.ent_coef == 0 and not self.soft_target:
+            raise ValueError("soft_target False would be ignored: ent_coef is 0")
         layout = ActionLayout.from_space(self.action_space)
         log_coefficient("ent_coef", self.ent_coef)
         entropy_target(self.target_entropy, self.target_entropy_fraction, self.ent_coef, layout)
@@ -270,19 +277,17 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
 
     @torch.no_grad()  # the target is a constant
     def target_value(self, batch: Batch) -> Tensor:
-        """Return the `[M]` soft values that the critic shall have, in scaled rewards."""
+        """Return the `[M]` values that the critic shall have, in scaled rewards."""
         discount = self.gamma if batch.discounts is None else batch.discounts.squeeze(-1)
         next_mask = getattr(batch, "next_action_masks", None)
         next_policy = self.actor(batch.next_observations, next_mask)
         next_action = self.objective.policy_action(next_policy, self.critic_target)
         next_value = self.critic_target(batch.next_observations, next_action)
-        return soft_bellman_target(
-            self.reward_scale * batch.rewards.squeeze(-1),
-            batch.dones.squeeze(-1),
-            discount,
-            aggregate(next_value, self.aggregation)
-            + self.log_ent_coef.exp() * next_policy.entropy(),
-        )
+        value = aggregate(next_value, self.aggregation)
+        if self.soft_target:
+            value = value + self.log_ent_coef.exp() * next_policy.entropy()
+        reward = self.reward_scale * batch.rewards.squeeze(-1)
+        return soft_bellman_target(reward, batch.dones.squeeze(-1), discount, value)
 
     def actor_loss(
         self, obs: PyTorchObs, temperature: float | Tensor, mask: Tensor | None

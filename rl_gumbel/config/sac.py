@@ -32,6 +32,8 @@ class SACSettings(PathwiseSettings):
     """Updates between two restarts of networks and optimisers; 0 is never."""
     aggregation: Annotated[str, Field(pattern=r"^(min|mean|subset_[1-9]\d*)$")] = "min"
     """Critics' value in targets: min, mean, or subset_M, the minimum of M drawn at each update."""
+    soft_target: bool = True
+    """Whether the critics learn the value of entropy to come too, as SAC's do."""
     priority_exponent: Fraction = 0.0
     """Power of the TD error in a transition's chance to be replayed; 0 is uniform."""
     importance_exponent: Fraction = 0.4
@@ -75,6 +77,10 @@ class SACConfig(TrainConfig):
         """Yield each setting without effect."""
         yield from self.algorithm.ignored_settings()
         yield from self.policy_kwargs.ignored_settings()
+        if self.algorithm.ent_coef == 0:
+            yield Ignored(
+                "algorithm.soft_target", "algorithm.ent_coef", "there is no entropy in it"
+            )
         if self.algorithm.priority_exponent == 0:
             name, reason = "algorithm.importance_exponent", "uniform replay needs no correction"
             yield Ignored(name, "algorithm.priority_exponent", reason)
