@@ -36,11 +36,12 @@ SHARED = "policy-kwargs.shared-factors"
 DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
-OFF_POLICY = {"CartPole-v1": 15_000, "DiscretePendulum-v1": 20_000, "LunarLander-v3": 150_000}
+OFF_POLICY = {"CartPole-v1": 15_000, "LunarLander-v3": 150_000}
 """Steps of the rows that are drawn."""
 AGENTS = {
     "exact": ("GumbelSAC, exact", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
+    "soft": ("the same, with entropy in the target", "#e7298a"),
     "straight_through_gumbel": ("GumbelSAC, straight-through Gumbel", "#7570b3"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
@@ -65,6 +66,8 @@ def agent(row: Row) -> str:
     """Return the name in `AGENTS` of what is compared on one environment, or another."""
     if row["algo"] != "sac":
         return row["algo"]
+    if "soft-target true" in row["options"]:
+        return "soft"
     return row["estimator"] or row["actor_gradient"]
 
 
@@ -175,13 +178,13 @@ def pendulums() -> None:
 def off_policy() -> None:
     """Write `off_policy.png`."""
     rows = read_all("curves.csv")
-    figure, panels = plt.subplots(1, len(OFF_POLICY), figsize=(14, 4.2))
+    figure, panels = plt.subplots(1, len(OFF_POLICY), figsize=(11, 4.2))
     for axes, (env, steps) in zip(panels, OFF_POLICY.items(), strict=True):
         drawn = [r for r in rows if r["env"] == env and int(r["total_timesteps"]) == steps]
         draw_curves(axes, drawn, "timesteps", 1e-3, AGENTS, agent)
         axes.set(xlabel="environment steps, thousands", title=env)
+        axes.legend(loc="best", fontsize=8)
     panels[0].set_ylabel("mean return of the last 100 episodes")
-    panels[0].legend(loc="upper left", fontsize=8)
     figure.tight_layout()
     figure.savefig(RESULTS / "off_policy.png", dpi=110)
 
