@@ -1,11 +1,11 @@
 """Figures of the learning benchmark: returns against steps and seconds, and steps to a threshold.
 
     python benchmarks/plots.py pendulums
-    python benchmarks/plots.py off_policy
+    python benchmarks/plots.py lunar_lander
 
 They read `results/curves.csv` and `results/learning.csv`. `pendulums` draws PendulumBank-v0,
-`off_policy` GumbelSAC beside exact expectations and value learning. A line is the mean over seeds,
-a band their range.
+`lunar_lander` GumbelSAC and its peers on LunarLander-v3. A line is the mean over seeds, a band
+their range.
 """
 
 import argparse
@@ -36,17 +36,14 @@ SHARED = "policy-kwargs.shared-factors"
 DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
-OFF_POLICY = {"CartPole-v1": 15_000, "LunarLander-v3": 150_000}
-"""Steps of the rows that are drawn."""
 AGENTS = {
     "exact": ("GumbelSAC, exact", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
     "soft": ("the same, with entropy in the target", "#e7298a"),
-    "straight_through_gumbel": ("GumbelSAC, straight-through Gumbel", "#7570b3"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
 }
-"""Label and colour by actor gradient, estimator or algorithm."""
+"""Label and colour on LunarLander-v3, by actor gradient, estimator or algorithm."""
 Row = dict[str, str]
 
 
@@ -63,7 +60,7 @@ def read(name: str) -> list[Row]:
 
 
 def agent(row: Row) -> str:
-    """Return the name in `AGENTS` of what is compared on one environment, or another."""
+    """Return the name in `AGENTS` of what a row is of."""
     if row["algo"] != "sac":
         return row["algo"]
     if "soft-target true" in row["options"]:
@@ -175,21 +172,19 @@ def pendulums() -> None:
     figure.savefig(RESULTS / "pendulums.png", dpi=110)
 
 
-def off_policy() -> None:
-    """Write `off_policy.png`."""
-    rows = read_all("curves.csv")
-    figure, panels = plt.subplots(1, len(OFF_POLICY), figsize=(11, 4.2))
-    for axes, (env, steps) in zip(panels, OFF_POLICY.items(), strict=True):
-        drawn = [r for r in rows if r["env"] == env and int(r["total_timesteps"]) == steps]
-        draw_curves(axes, drawn, "timesteps", 1e-3, AGENTS, agent)
-        axes.set(xlabel="environment steps, thousands", title=env)
-        axes.legend(loc="best", fontsize=8)
-    panels[0].set_ylabel("mean return of the last 100 episodes")
+def lunar_lander() -> None:
+    """Write `lunar_lander.png`."""
+    rows = [row for row in read_all("curves.csv") if row["env"] == "LunarLander-v3"]
+    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    draw_curves(axes, rows, "timesteps", 1e-3, AGENTS, agent)
+    axes.set(xlabel="environment steps, thousands", ylabel="mean return of the last 100 episodes")
+    axes.set_title("LunarLander-v3")
+    axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(RESULTS / "off_policy.png", dpi=110)
+    figure.savefig(RESULTS / "lunar_lander.png", dpi=110)
 
 
-FIGURES = {"pendulums": pendulums, "off_policy": off_policy}
+FIGURES = {"pendulums": pendulums, "lunar_lander": lunar_lander}
 
 
 def main() -> None:

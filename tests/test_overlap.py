@@ -208,7 +208,7 @@ def test_steps_of_somebody_else_make_no_update():
     """A run that failed owes updates, and its environments may be used again."""
     env = gymnasium_env(SyncVectorEnv)
     model = build(env).learn(20)
-    model._put_off.owed = 5
+    model._deferred.owed = 5
     before = vector(model)
     env.step(torch.tensor([[0, 4], [0, 4]]))
     assert torch.equal(vector(model), before)
@@ -294,7 +294,7 @@ class GoOn(BaseCallback):
 
 @EVERY_ENV
 @pytest.mark.parametrize("flag", [True, False])
-def test_a_run_that_goes_on_makes_what_was_put_off(name, flag):
+def test_a_run_that_goes_on_makes_what_was_deferred(name, flag):
     """Eight steps of two at the interruption, 6 updates for each 4 beyond 4, the last 6 put off.
 
     Also without the option, which a user may leave out then.
@@ -303,19 +303,19 @@ def test_a_run_that_goes_on_makes_what_was_put_off(name, flag):
     stop = InterruptAt(16)
     with pytest.raises(InterruptedRunError):
         build(ENVS[name](DummyVecEnv), **settings).learn(32, stop)
-    assert stop.state["loop"]["_put_off.owed"] == 6
+    assert stop.state["loop"]["_deferred.owed"] == 6
     assert stop.state["loop"]["_n_updates"] == 12
     other = build(ENVS[name](DummyVecEnv), overlap=flag, **settings).learn(32, GoOn(stop.state))
     assert other.num_timesteps == 32
     assert other._n_updates == 42
-    assert other._put_off.owed == 0
+    assert other._deferred.owed == 0
 
 
 def test_a_checkpoint_from_before_there_was_the_option_goes_on():
     stop = InterruptAt(16)
     with pytest.raises(InterruptedRunError):
         build(make(), overlap=False).learn(32, stop)
-    del stop.state["loop"]["_put_off.owed"]
+    del stop.state["loop"]["_deferred.owed"]
     other = build(make()).learn(32, GoOn(stop.state))
     assert other._n_updates == 32 - 4
 

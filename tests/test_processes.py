@@ -88,13 +88,13 @@ def test_a_signal_to_the_whole_group_saves_what_is_put_off_and_the_run_goes_on(n
     found = find_checkpoint(Path("run"))
     loop = read_tree(found.path, "state")["training"]["loop"]
     updates = 3 * (found.steps - 8) // 4  # for each collection of 2 steps of 2 environments
-    assert (loop["_n_updates"], loop["_put_off.owed"]) == (updates - 3, 3)
+    assert (loop["_n_updates"], loop["_deferred.owed"]) == (updates - 3, 3)
     total = found.steps + 8
     code, out, err = run("resume", "run", f"--total-timesteps={total}", "--no-progress")
     assert code == 0, err
     assert "resume: approximate: the state of these environments cannot be saved" in out
     loop = read_tree(find_checkpoint(Path("run")).path, "state")["training"]["loop"]
-    assert (loop["_n_updates"], loop["_put_off.owed"]) == (updates + 6, 0)
+    assert (loop["_n_updates"], loop["_deferred.owed"]) == (updates + 6, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Gradient steps while environments step: put off after a collection, made during the next one."""
+"""Gradient steps while environments step: deferred after a collection, made during the next."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from rl_gumbel.vec_env import SB3VecEnv
 from rl_gumbel.vec_env.host import HostEnv
 
 
-class PutOff:
+class DeferredUpdates:
     """Gradient steps that wait for the environments to step; a call makes the share of one step.
 
     Args:
@@ -77,12 +77,12 @@ class MeanwhileVecEnv(VecEnvWrapper):
 class OverlappingAlgorithm(BatchedOffPolicyAlgorithm):
     """An off-policy algorithm that can update while its environments step.
 
-    The `train` of a subclass first asks `_put_off.take`, and does nothing where that says True.
+    The `train` of a subclass first asks `_deferred.take`, and does nothing where that says True.
     """
 
     loop_state: ClassVar[tuple[str, ...]] = (
         *BatchedOffPolicyAlgorithm.loop_state,
-        "_put_off.owed",
+        "_deferred.owed",
     )
     overlap: bool = False
     """Whether it does; see `GumbelSAC`."""
@@ -100,7 +100,7 @@ class OverlappingAlgorithm(BatchedOffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_overlap()
-        self._put_off = PutOff(self._update_meanwhile)
+        self._deferred = DeferredUpdates(self._update_meanwhile)
         super()._setup_model()
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
@@ -108,10 +108,10 @@ class OverlappingAlgorithm(BatchedOffPolicyAlgorithm):
         result = super()._setup_learn(*args, **kwargs)
         if self.overlap and self.is_batched:
             assert isinstance(self.batched, HostEnv)
-            self.batched.meanwhile = self._put_off
+            self.batched.meanwhile = self._deferred
         elif self.overlap:
             assert self.env is not None
-            self._own_env = MeanwhileVecEnv(self.env, self._put_off)
+            self._own_env = MeanwhileVecEnv(self.env, self._deferred)
         return result
 
     def collect_rollouts(
@@ -129,15 +129,15 @@ class OverlappingAlgorithm(BatchedOffPolicyAlgorithm):
         if self.overlap and not self.is_batched:
             env = self._own_env
         in_steps = train_freq.unit is TrainFrequencyUnit.STEP
-        self._put_off.spread(train_freq.frequency if in_steps else 1)
+        self._deferred.spread(train_freq.frequency if in_steps else 1)
         try:
             rollout = super().collect_rollouts(env, callback, train_freq, *args, **kwargs)
-            self._put_off.spread(1)  # what is left where a callback ended it
-            self._put_off()
+            self._deferred.spread(1)  # what is left where a callback ended it
+            self._deferred()
         finally:
-            self._put_off.spread(0)
+            self._deferred.spread(0)
         is_last = self.num_timesteps >= self._total_timesteps or not rollout.continue_training
-        self._put_off.takes_next = self.overlap and not is_last
+        self._deferred.takes_next = self.overlap and not is_last
         return rollout
 
     @torch.enable_grad()  # which the steps themselves do without
@@ -146,4 +146,4 @@ class OverlappingAlgorithm(BatchedOffPolicyAlgorithm):
         self.policy.set_training_mode(False)  # it acts next
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_put_off", "_own_env"]
+        return [*super()._excluded_save_params(), "_deferred", "_own_env"]

@@ -198,8 +198,7 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
 
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored, before anything is built."""
-        check_positive(self, "reward_scale", "max_grad_norm")
-        check_positive(self, "tau")
+        check_positive(self, "reward_scale", "max_grad_norm", "tau")
         check_unit_interval(self, "gamma", "tau", "priority_exponent", "importance_exponent")
         check_at_least(self, batch_size=1, buffer_size=1, n_steps=1, learning_starts=0)
         check_at_least(self, gradient_steps=-1, target_update_interval=1)

@@ -91,7 +91,7 @@ class SACUpdates(OverlappingAlgorithm):
 
         With `overlap` those right after a collection wait for the next one.
         """
-        if self._put_off.take(gradient_steps):
+        if self._deferred.take(gradient_steps):
             return
         self.policy.set_training_mode(True)
         learning_rate = self.lr_schedule(self._current_progress_remaining)

@@ -73,9 +73,8 @@ def describe_memory(error: Exception, config: TrainConfig) -> str:
     sizes["net_arch"] = getattr(config.policy_kwargs, "net_arch", None)
     shown = ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None)
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    reason = re.sub(
-        r"^\[.*?\] .*?\. (?=\w+Allocator)", "", reason
-    )  # where in torch's sources it was noticed
+    # Without where in torch's sources it was noticed.
+    reason = re.sub(r"^\[.*?\] .*?\. (?=\w+Allocator)", "", reason)
     peak = ""
     if torch.cuda.is_available() and (most := torch.cuda.max_memory_allocated()):
         peak = f"; at most {most / 1e9:.2f} GB were in use"
