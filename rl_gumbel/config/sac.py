@@ -78,9 +78,7 @@ class SACConfig(TrainConfig):
         yield from self.algorithm.ignored_settings()
         yield from self.policy_kwargs.ignored_settings()
         if self.algorithm.ent_coef == 0:
-            yield Ignored(
-                "algorithm.soft_target", "algorithm.ent_coef", "there is no entropy in it"
-            )
+            yield Ignored("algorithm.soft_target", "algorithm.ent_coef", "ent_coef is 0")
         if self.algorithm.priority_exponent == 0:
             name, reason = "algorithm.importance_exponent", "uniform replay needs no correction"
             yield Ignored(name, "algorithm.priority_exponent", reason)
