@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from rl_gumbel.actions import ActionLayout
+from rl_gumbel.affine import Linear, affine, product
 
 
 class TanhLayers(nn.Sequential):
@@ -38,7 +39,7 @@ class _LinearTanh(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        y = torch.addmm(2 * bias, x, 2 * weight.t()).sigmoid_()
+        y = product(x, 2 * weight.t(), 2 * bias).sigmoid_()
         torch.add(y.new_full((), -1.0), y, alpha=2, out=y)
         ctx.save_for_backward(x, weight, y)
         return y
@@ -49,8 +50,8 @@ class _LinearTanh(torch.autograd.Function):
         grad = torch.ops.aten.tanh_backward(grad, y)
         # A product whose first factor has few rows is up to seven times slower than its transpose.
         is_narrow = x.shape[1] < grad.shape[1]
-        grad_weight = (x.t() @ grad).t() if is_narrow else grad.t() @ x
-        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        grad_weight = (x.t() @ grad).t() if is_narrow else product(grad.t(), x)
+        grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
         return grad_x, grad_weight, grad.sum(0)
 
 
@@ -60,11 +61,11 @@ def perceptron(
     """Return layers from the first width to the last; all but the last layer are activated."""
     layers: list[nn.Module] = []
     for width_in, width_out in itertools.pairwise(widths[:-1]):
-        layers.append(nn.Linear(width_in, width_out))
+        layers.append(Linear(width_in, width_out))
         if use_layer_norm:
             layers.append(nn.LayerNorm(width_out))
         layers.append(activation_fn())
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+    return nn.Sequential(*layers, Linear(widths[-2], widths[-1]))
 
 
 class LogitNetwork(nn.Module):
@@ -105,7 +106,7 @@ class EnsembleLinear(nn.Module):
         """Return `[E, B, out]`."""
         if self.weight.shape[-1] == 1:  # a product with one column is up to eight times slower
             return (x * self.weight.mT).sum(-1, keepdim=True) + self.bias
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
 
 
 class EnsembleLayerNorm(nn.Module):

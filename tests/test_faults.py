@@ -245,7 +245,7 @@ def test_an_environment_that_fails_later_is_named_by_whatever_plays_it(capsys, m
 
 
 def test_a_bug_of_ours_is_no_fault_of_an_environment(monkeypatch):
-    def broken(self, batch):
+    def broken(self, samples, rows):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(ALGORITHMS["ppo"], "update", broken)
@@ -379,10 +379,10 @@ def test_memory_that_ends_while_training_keeps_the_checkpoint(
 ):
     update = ALGORITHMS["ppo"].update
 
-    def update_or_fail(self, batch):
+    def update_or_fail(self, samples, rows):
         if self.num_timesteps > 200:
             allocate()
-        return update(self, batch)
+        return update(self, samples, rows)
 
     monkeypatch.setattr(ALGORITHMS["ppo"], "update", update_or_fail)
     words = ["train", "--algo=ppo", "--env=CartPole-v1", "--num-envs=4", *QUICK, *SIZES["ppo"]]

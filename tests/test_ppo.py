@@ -391,7 +391,7 @@ def test_target_kl_ends_the_epochs():
 def test_minibatches_cover_the_rollout_once():
     model = collected(build(num_minibatches=4))
     samples = model.prepare()
-    batches = list(model.minibatches(samples))
+    batches = [samples.take(rows) for rows in model.minibatches(samples)]
     assert [len(batch) for batch in batches] == [16] * 4
     together = torch.cat([batch.obs for batch in batches])
     assert torch.equal(together.sort(0).values, samples.obs.sort(0).values)
@@ -444,9 +444,10 @@ def test_a_compiler_that_fails_is_named_and_training_goes_on(monkeypatch):
     messages = [str(warning.message) for warning in caught]
     assert messages == [
         f"compile=True has no effect on {name}: RuntimeError: no compiler here"
-        for name in ("act_and_advance", "gradients")
+        for name in ("act_and_advance", "step")
     ]
-    assert all(torch.equal(eager[name], fallback[name]) for name in eager)
+    for name, value in eager.items():  # with a learning rate of 32 bits
+        torch.testing.assert_close(value, fallback[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -464,7 +465,8 @@ def test_compiled_updates_are_those_of_eager_ones():
 def test_a_compiled_step_and_a_compiled_update_are_one_function_each():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    build(make_vec("CartPole-v1", 4, device="cpu"), compile=True).learn(64)
+    env, falling = make_vec("CartPole-v1", 4, device="cpu"), Schedule("linear", 1e-3, 0.0)
+    build(env, compile=True, learning_rate=falling, clip_range=falling).learn(256)
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 2

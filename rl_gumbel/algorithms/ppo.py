@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import update_learning_rate
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
@@ -15,7 +16,7 @@ from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import check_at_least, check_unit_interval
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
-from rl_gumbel.algorithms.optimize import clipped_gradients, step_if
+from rl_gumbel.algorithms.optimize import clipped_gradients, is_traceable, step_by
 from rl_gumbel.algorithms.samples import Samples
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import record
@@ -65,8 +66,8 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         num_minibatches: updates per epoch; None with `batch_size`. Both None are 4 minibatches.
         normalize_observations: by their running mean and deviation.
         normalize_rewards: divide by the running deviation of the discounted return.
-        compile: compile the loss and its gradient by `torch.compile`; where that fails a warning
-            says why and training goes on without.
+        compile: compile acting, the environments' steps and the update by `torch.compile`; where
+            that fails a warning says why and training goes on without.
 
     Raises:
         TypeError: for an action space that is not supported.
@@ -191,17 +192,24 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         )
         self.reward_scaler = RewardScaler(self.n_envs, self.gamma).to(self.device)
         self._parameters = [p for p in self.policy.parameters() if p.requires_grad]
-        self._gradients = compiled(self.gradients) if self.compile else self.gradients
+        self._gradients, self._step = self.gradients, self.step
+        self._fuses = self.compile and is_traceable(self.policy.optimizer)
+        if self._fuses:
+            self._step = compiled(self.step)
+            # A tensor, since a compiled function would be compiled again for every number.
+            self._learning_rate = torch.full((), self.lr_schedule(1), device=self.device)
+        elif self.compile:
+            self._gradients = compiled(self.gradients)
 
     def train(self) -> None:
         """Update the policy on the rollout, `n_epochs` times over."""
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
+        self._set_learning_rate()
         self._limits = self._clip_limits()
         samples = self.prepare()
         metrics = [{"train/explained_variance": explained_variance(*samples.numbers.T[[1, 3]])}]
         for _ in range(self.n_epochs):
-            epoch = [self.update(batch) for batch in self.minibatches(samples)]
+            epoch = [self.update(samples, rows) for rows in self.minibatches(samples)]
             self._n_updates += 1
             metrics += epoch
             if self.target_kl is not None:
@@ -245,19 +253,25 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         numbers = [distribution.log_prob(index), values, advantage, advantage + values]
         return PPOSamples(obs, mask, index, torch.stack([n.flatten() for n in numbers], -1))
 
-    def minibatches(self, samples: PPOSamples) -> Iterator[PPOSamples]:
-        """Return the minibatches of an epoch, shuffled; a rest is left out of it."""
+    def minibatches(self, samples: PPOSamples) -> Iterator[Tensor]:
+        """Yield the rows of an epoch's minibatches, shuffled; a rest is left out of it."""
         size = self._minibatch_size()
-        return samples.minibatches(size, len(samples) // size)
+        return samples.shuffled_rows(size, len(samples) // size)
 
-    def update(self, batch: PPOSamples) -> dict[str, Tensor]:
-        """Take one step on a minibatch; return what is logged."""
-        gradients, is_finite, metrics = self._gradients(batch, *self._limits)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-        step_if(self.policy.optimizer, is_finite)
+    def update(self, samples: PPOSamples, rows: Tensor) -> dict[str, Tensor]:
+        """Take one step on some of the samples; return what is logged."""
+        is_finite, metrics = self._step(samples, rows, *self._limits)
         self._note_update("policy", is_finite)
         return dict(zip(METRICS, metrics.unbind(), strict=True))
+
+    def step(
+        self, samples: PPOSamples, rows: Tensor, clip_range: Tensor, clip_range_vf: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Take one step on these rows; return whether it was finite, and `METRICS`."""
+        batch = samples.take(rows)
+        gradients, is_finite, metrics = self._gradients(batch, clip_range, clip_range_vf)
+        step_by(self.policy.optimizer, self._parameters, gradients, is_finite)
+        return is_finite, metrics
 
     def gradients(
         self, batch: PPOSamples, clip_range: Tensor, clip_range_vf: Tensor | None
@@ -288,6 +302,14 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         metrics = [loss, policy_loss, value_loss, entropy_loss, approx_kl, clip_fraction]
         return loss, torch.stack(metrics).detach()  # for the log
 
+    def _set_learning_rate(self) -> None:
+        rate = self.lr_schedule(self._current_progress_remaining)
+        self.logger.record("train/learning_rate", rate)
+        if self._fuses:
+            self._learning_rate.fill_(rate)
+            rate = self._learning_rate  # type: ignore[assignment]  # Adam takes either
+        update_learning_rate(self.policy.optimizer, rate)
+
     def _clip_limits(self) -> tuple[Tensor, Tensor | None]:
         """Return both clip ranges now, as tensors: a number would be compiled in."""
         progress = self._current_progress_remaining
@@ -315,7 +337,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         built = ["clip_schedule", "clip_schedule_vf", "reward_scaler", "_parameters", "_gradients"]
-        built.append("_limits")
+        built += ["_limits", "_step", "_fuses", "_learning_rate"]
         return [*super()._excluded_save_params(), *built]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

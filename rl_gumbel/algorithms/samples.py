@@ -36,6 +36,9 @@ class Samples:
 
     def minibatches(self, size: int, count: int) -> Iterator[Self]:
         """Yield `count` disjoint minibatches of `size`, shuffled; the rest is left out."""
+        return (self.take(rows) for rows in self.shuffled_rows(size, count))
+
+    def shuffled_rows(self, size: int, count: int) -> Iterator[Tensor]:
+        """Yield the rows of `minibatches`, `[size]` int64 each."""
         order = torch.randperm(len(self), device=self.index.device)
-        for rows in order[: size * count].split(size):
-            yield self.take(rows)
+        return iter(order[: size * count].split(size))
