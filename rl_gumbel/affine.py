@@ -70,7 +70,7 @@ class _Affine(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
@@ -89,7 +89,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[in, out]` or `[E, in, out]`.
         bias: `[out]` or `[E, 1, out]`, or None.
     """
-    if is_large(x, *x.shape[-2:], weight.shape[-1]):
+    if is_large(x, x.shape[-2], x.shape[-1], weight.shape[-1]):
         y: Tensor = torch.ops.rl_gumbel.onednn_affine(x, weight, bias)
         return y
     if bias is None:
