@@ -103,6 +103,27 @@ def list_options(job: Job) -> Iterator[str]:
 
 def run_job(job: Job) -> tuple[Row, list[Row]]:
     """Return the row of one run and the rows of its learning curve."""
+    model, evaluation_env, config = build(job)
+    network = find_network(config)
+    holding_cost = None if network is None else sum(network.network.holding_costs)
+    watch = Watch(job.threshold, config.total_timesteps, holding_cost)
+    start = time.perf_counter()
+    model.learn(config.total_timesteps, callback=watch)
+    seconds = time.perf_counter() - start
+    identity = identify(job)
+    row = identity | {
+        **measure(model, evaluation_env, config),
+        "seconds": round(seconds, 2),
+        "threshold": "" if job.threshold is None else job.threshold,
+        "threshold_timesteps": watch.reached or "",
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        "commit": find_commit() or "",
+    }
+    return row, [identity | point for point in watch.curve]
+
+
+def build(job: Job) -> tuple[BaseAlgorithm, VecEnv, TrainConfig]:
+    """Return the model of a run, the environments that will measure it, and the settings."""
     config = read_config(job)
     torch.set_num_threads(config.threads)
     device = find_device(config.device)
@@ -117,22 +138,7 @@ def run_job(job: Job) -> tuple[Row, list[Row]]:
         model, evaluation_env = make_peer(job.algo, config, env, evaluation_env, device)
     else:
         model = make_model(config, env, str(policy_name(env.observation_space)), device)
-    network = find_network(config)
-    holding_cost = None if network is None else sum(network.network.holding_costs)
-    watch = Watch(job.threshold, config.total_timesteps, holding_cost)
-    start = time.perf_counter()
-    model.learn(config.total_timesteps, callback=watch)
-    seconds = time.perf_counter() - start
-    identity = identify(job)
-    row = identity | {
-        **measure(model, evaluation_env, config),
-        "seconds": round(seconds, 2),
-        "threshold": "" if job.threshold is None else job.threshold,
-        "threshold_timesteps": watch.reached or "",
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
-        "commit": find_commit() or "",
-    }
-    return row, [identity | point for point in watch.curve]
+    return model, evaluation_env, config
 
 
 class Watch(BaseCallback):
