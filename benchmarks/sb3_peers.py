@@ -153,6 +153,8 @@ ACROBOT_DQN = Settings(
         "policy_kwargs": {"net_arch": [256, 256]},
     },
 )
+MINATAR_DQN = Settings(8, 1_000_000, {"buffer_size": 100_000, "train_freq": 1, "gradient_steps": 2})
+"""SB3's defaults, one update for four transitions, but with 8 environments, which is faster."""
 DQN_PUBLISHED = {
     "CartPole-v1": Settings(
         1,
@@ -190,6 +192,10 @@ DQN_PUBLISHED = {
     ),
     "Acrobot-v1": ACROBOT_DQN,
     "LunarLander-v3": ACROBOT_DQN,
+    **{
+        f"MinAtar/{game}-v1": MINATAR_DQN
+        for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")
+    },
 }
 DQN_ELSEWHERE = Settings(1, 100_000, {"buffer_size": 100_000})
 """A replay that fits in memory."""
