@@ -75,7 +75,6 @@ def _write_films(config: TrainConfig, args: argparse.Namespace) -> tuple[list[Pa
             yield frame
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         count = write_mp4(path, frames(), fps)
         if not args.gif:
             return [path], count

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterable
+from itertools import chain, islice
 from pathlib import Path
 
 from rl_gumbel.video.overlay import Frame
@@ -14,7 +15,8 @@ MAX_GIF_FPS = 15
 def write_mp4(path: Path, frames: Iterable[Frame], fps: int) -> int:
     """Write a film that browsers play (H.264) and return the number of pictures.
 
-    It is there whole or not at all. Sides of the pictures must be even.
+    It is there whole or not at all, and so is its directory: both wait for the first picture. Sides
+    of the pictures must be even.
 
     Raises:
         OSError: if it cannot be written.
@@ -23,6 +25,9 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: int) -> int:
 
     aside = path.with_name(f".{path.name}.mp4")
     count = 0
+    frames = iter(frames)
+    first = list(islice(frames, 1))
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         writer = imageio.get_writer(
             aside,
@@ -34,7 +39,7 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: int) -> int:
             output_params=["-movflags", "+faststart"],
         )
         with contextlib.closing(writer):  # its own `with` leaves ffmpeg running after an error
-            for frame in frames:
+            for frame in chain(first, frames):
                 writer.append_data(frame)
                 count += 1
         aside.replace(path)
