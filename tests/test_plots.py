@@ -199,6 +199,14 @@ def test_the_csv_files_hold_what_is_drawn(three, tmp_path, capsys):
     assert above == {"sac": 1.0, "ppo": 0.0}
 
 
+def test_unequal_budgets_are_said(three, tmp_path, capsys):
+    assert plot(capsys, three, "--out", tmp_path / "out")[2] == ""
+    make_run(three / "3", [1.0, 2.0], seed=2)
+    code, _, err = plot(capsys, three, "--out", tmp_path / "out")
+    expected = "runs on CartPole-v1 end at steps 20 to 30: last values are of unequal budgets\n"
+    assert (code, err) == (0, expected)
+
+
 def test_by_groups_runs_by_the_values_of_a_setting(tmp_path, capsys):
     for i, temperature in enumerate((0.5, 0.5, 1.0)):
         make_run(tmp_path / "runs" / str(i), [i], algo=f"a{i}", temperature=temperature)

@@ -1,6 +1,7 @@
 """`rl-gumbel plot`: figures of runs over seeds."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from rl_gumbel.cli.errors import UserError, cannot_write
@@ -26,6 +27,12 @@ def plot(args: argparse.Namespace) -> int:
     try:
         runs = [read_run(path, args.metric) for path in find_runs(args.runs)]
         comparison = compare(runs, args.by)
+        for task, (low, high) in comparison.uneven_lengths().items():
+            print(
+                f"runs on {task} end at steps {low:.0f} to {high:.0f}: last values are of unequal "
+                f"budgets",
+                file=sys.stderr,
+            )
         for name, drawing in draw_all(comparison, args.metric, args.statistic, args.threshold):
             png, *_ = drawing.save(Path(args.out), name)
             print(f"{png} (.svg, .csv); runs: {len(runs)}, groups: {len(comparison.methods)}")

@@ -41,6 +41,17 @@ class Comparison:
         """Whether `scores` are fractions of each task's range, since tasks have other units."""
         return len(self.shared_tasks) > 1
 
+    def uneven_lengths(self) -> dict[str, tuple[float, float]]:
+        """Return the first and the last step at which runs of a task end, where that differs.
+
+        By more than a twentieth: episodes and rollouts end where they end.
+        """
+        ends: dict[str, list[float]] = {}
+        for (task, _), runs in self.runs.items():
+            ends.setdefault(task, []).extend(float(run.steps[-1]) for run in runs)
+        spans = {task: (min(steps), max(steps)) for task, steps in ends.items()}
+        return {task: (low, high) for task, (low, high) in spans.items() if low < 0.95 * high}
+
     def scores(self, method: str) -> list[Array]:
         """Return for each shared task the last value of each run, `[S]`.
 
