@@ -39,11 +39,11 @@ THRESHOLD = -400.0
 AGENTS = {
     "exact": ("GumbelSAC, exact", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
-    "soft": ("the same, with entropy in the target", "#e7298a"),
+    "shorter": ("the same, discount 0.99", "#e7298a"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
 }
-"""Label and colour on LunarLander-v3, by actor gradient, estimator or algorithm."""
+"""Label and colour on LunarLander-v3, by actor gradient, estimator, discount or algorithm."""
 Row = dict[str, str]
 
 
@@ -63,8 +63,11 @@ def agent(row: Row) -> str:
     """Return the name in `AGENTS` of what a row is of."""
     if row["algo"] != "sac":
         return row["algo"]
-    if "soft-target true" in row["options"]:
-        return "soft"
+    changed = options(row)
+    if "algorithm.soft-target" in changed:
+        return "soft"  # not drawn
+    if row["estimator"] and changed.get("algorithm.gamma") == "0.99":
+        return "shorter"
     return row["estimator"] or row["actor_gradient"]
 
 

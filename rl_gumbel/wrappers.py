@@ -4,7 +4,7 @@
 it takes; `OneHotActions` makes a discrete space into the `Box` that stock SAC, TD3 and DDPG demand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -24,8 +24,9 @@ class FlattenActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
     It takes `Discrete`, `MultiDiscrete` and `MultiBinary` of any shape and start, and one level of
     `Tuple` or `Dict` of these. The factors follow one another in the order of the space (that of
     its keys for `Dict`), each part in C order. The flat space is `MultiBinary` if every part is,
-    else `MultiDiscrete`. An `action_masks` method of the environment is found through the wrapper
-    unchanged, so it should return its flat mask in that order.
+    else `MultiDiscrete`. Masks, of an `action_masks` method of the environment or in
+    `info["action_mask"]`, become flat in that order: a `dict` or a `tuple` as the space is, each
+    entry an array or a `tuple` with one array for each factor; one array passes as it is.
 
     Args:
         env: with such an action space.
@@ -62,6 +63,41 @@ class FlattenActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if isinstance(inner, spaces.Dict):
             return dict(zip(inner.spaces, values, strict=True))
         return tuple(values) if isinstance(inner, spaces.Tuple) else values[0]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs, self._flatten_info(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, self._flatten_info(info)
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
+        """A function that returns the flat mask now, `[sum(sizes)]`.
+
+        Raises:
+            AttributeError: where the environment has no `action_masks`.
+        """
+        masks = self.env.get_wrapper_attr("action_masks")
+        return lambda: self._flatten_mask(masks()).astype(np.bool_)
+
+    def _flatten_info(self, info: dict[str, Any]) -> dict[str, Any]:
+        if "action_mask" not in info:
+            return info
+        return {**info, "action_mask": self._flatten_mask(info["action_mask"])}
+
+    def _flatten_mask(self, mask: Any) -> NDArray[Any]:
+        inner = self.env.action_space
+        if isinstance(mask, Mapping) and isinstance(inner, spaces.Dict):
+            if mask.keys() != inner.spaces.keys():
+                raise ValueError(f"action mask has the keys {list(mask)}, not those of {inner}")
+            mask = tuple(mask[key] for key in inner.spaces)
+        return _concatenate(mask)
 
 
 class DiscretizeActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -232,6 +268,13 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
             f"and one level of Tuple or Dict of these"
         )
     return parts
+
+
+def _concatenate(mask: Any) -> NDArray[Any]:
+    """Return the entries of arrays in nested tuples one after the other."""
+    if isinstance(mask, tuple):
+        return np.concatenate([_concatenate(part) for part in mask])
+    return np.asarray(mask).ravel()
 
 
 def _sizes(space: spaces.Space[Any]) -> NDArray[np.int64]:

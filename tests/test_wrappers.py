@@ -115,6 +115,59 @@ def test_what_cannot_be_flattened_is_named(space):
     assert str(space) in str(error.value)
 
 
+SHAPED = spaces.Dict(
+    {
+        "lamp": spaces.MultiBinary((2, 1)),
+        "fan": spaces.Discrete(3),
+        "tap": spaces.MultiDiscrete([2]),
+    }
+)
+LAMP, FAN = np.array([[[1, 0]], [[1, 1]]], np.int8), np.array([0, 1, 1], np.int8)
+TAP = (np.array([1, 0], np.int8),)
+
+
+@pytest.mark.parametrize(
+    ("space", "mask"),
+    [
+        (SHAPED, {"tap": TAP, "lamp": LAMP, "fan": FAN}),
+        (spaces.Tuple(SHAPED.spaces.values()), (FAN, LAMP, TAP)),
+        (SHAPED, np.array([0, 1, 1, 1, 0, 1, 1, 1, 0], np.int8)),
+    ],
+    ids=["dict", "tuple", "array"],
+)
+def test_nested_masks_become_flat_in_the_order_of_the_factors(space, mask):
+    """`Dict` sorts its keys: fan, lamp, tap."""
+
+    class Nested(Recorder):
+        def action_masks(self) -> Any:
+            return mask
+
+        def reset(self, **kwargs: Any) -> Any:
+            return super().reset(**kwargs)[0], {"action_mask": mask}
+
+        def step(self, action: Any) -> Any:
+            return *super().step(action)[:4], {"action_mask": mask}
+
+    env = FlattenActions(Nested(space))
+    assert list(SHAPED.spaces) == ["fan", "lamp", "tap"]
+    flat = [0, 1, 1, 1, 0, 1, 1, 1, 0]
+    first = env.reset()[1]["action_mask"]
+    later = env.step(env.action_space.sample())[-1]["action_mask"]
+    asked = env.get_wrapper_attr("action_masks")()
+    for given in (first, later, asked):
+        np.testing.assert_array_equal(given, flat)
+    assert asked.dtype == np.bool_
+
+
+def test_a_mask_with_other_keys_is_named():
+    class Nested(Recorder):
+        def action_masks(self) -> Any:
+            return {"fan": FAN}
+
+    with pytest.raises(ValueError, match=r"keys \['fan'\], not those of Dict"):
+        FlattenActions(Nested(SHAPED)).action_masks()
+
+
 def test_flat_action_outside_the_space_is_refused():
     """Else an index out of range would become a wrong but valid inner action."""
     env = FlattenActions(Recorder(spaces.Discrete(3, start=5)))
