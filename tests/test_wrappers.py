@@ -115,7 +115,7 @@ def test_what_cannot_be_flattened_is_named(space):
     assert str(space) in str(error.value)
 
 
-SHAPED = spaces.Dict(
+LIGHTS = spaces.Dict(
     {
         "lamp": spaces.MultiBinary((2, 1)),
         "fan": spaces.Discrete(3),
@@ -129,9 +129,9 @@ TAP = (np.array([1, 0], np.int8),)
 @pytest.mark.parametrize(
     ("space", "mask"),
     [
-        (SHAPED, {"tap": TAP, "lamp": LAMP, "fan": FAN}),
-        (spaces.Tuple(SHAPED.spaces.values()), (FAN, LAMP, TAP)),
-        (SHAPED, np.array([0, 1, 1, 1, 0, 1, 1, 1, 0], np.int8)),
+        (LIGHTS, {"tap": TAP, "lamp": LAMP, "fan": FAN}),
+        (spaces.Tuple(LIGHTS.spaces.values()), (FAN, LAMP, TAP)),
+        (LIGHTS, np.array([0, 1, 1, 1, 0, 1, 1, 1, 0], np.int8)),
     ],
     ids=["dict", "tuple", "array"],
 )
@@ -149,7 +149,7 @@ def test_nested_masks_become_flat_in_the_order_of_the_factors(space, mask):
             return *super().step(action)[:4], {"action_mask": mask}
 
     env = FlattenActions(Nested(space))
-    assert list(SHAPED.spaces) == ["fan", "lamp", "tap"]
+    assert list(LIGHTS.spaces) == ["fan", "lamp", "tap"]
     flat = [0, 1, 1, 1, 0, 1, 1, 1, 0]
     first = env.reset()[1]["action_mask"]
     later = env.step(env.action_space.sample())[-1]["action_mask"]
@@ -165,7 +165,7 @@ def test_a_mask_with_other_keys_is_named():
             return {"fan": FAN}
 
     with pytest.raises(ValueError, match=r"keys \['fan'\], not those of Dict"):
-        FlattenActions(Nested(SHAPED)).action_masks()
+        FlattenActions(Nested(LIGHTS)).action_masks()
 
 
 def test_flat_action_outside_the_space_is_refused():
