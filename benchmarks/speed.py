@@ -356,7 +356,8 @@ def run_rows(
     import torch
 
     environment = os.environ | ALLOCATOR | {"OMP_NUM_THREADS": str(args.threads)}
-    machine = {"cpu": f"{describe_cpu()}, {os.cpu_count()} cores", "torch": torch.__version__}
+    cpu = f"{describe_cpu()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores"
+    machine = {"cpu": cpu, "torch": torch.__version__}
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / file_name).open("w", newline="") as file:
         writer = csv.DictWriter(file, fields)
@@ -501,10 +502,10 @@ def speed_table(rows: list[dict[str, str]]) -> str:
         "training": "sb3-training",
         "compiled-training": "sb3-training",
     }
-    first = rows[0]
+    first, counts = rows[0], sorted({len(group) for group in groups.values()})
     lines = [
         f"CartPole-v1, {first['threads']} threads, torch {first['torch']}, {first['cpu']}; medians "
-        f"of {1 + max(int(row['repeat']) for row in rows)} repeats.",
+        f"of {' or '.join(map(str, counts))} repeats.",
         "",
         "| | environments | steps/s | peer at the same size | ratio | env | policy | update "
         "| peak MiB |",
