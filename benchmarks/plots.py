@@ -37,9 +37,9 @@ DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
 AGENTS = {
-    "exact": ("GumbelSAC, exact", "#1b9e77"),
+    "exact": ("GumbelSAC, exact, discount 0.99", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
-    "shorter": ("the same, discount 0.99", "#e7298a"),
+    "shorter": ("GumbelSAC, straight-through, discount 0.99", "#e7298a"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
 }
