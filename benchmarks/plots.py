@@ -37,9 +37,10 @@ DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
 AGENTS = {
-    "exact": ("GumbelSAC, exact, discount 0.99", "#1b9e77"),
+    "exact": ("GumbelSAC, exact", "#66a61e"),
+    "exact, 0.99": ("GumbelSAC, exact, discount 0.99", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
-    "shorter": ("GumbelSAC, straight-through, discount 0.99", "#e7298a"),
+    "straight_through, 0.99": ("GumbelSAC, straight-through, discount 0.99", "#e7298a"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
 }
@@ -66,9 +67,8 @@ def agent(row: Row) -> str:
     changed = options(row)
     if "algorithm.soft-target" in changed:
         return "soft"  # not drawn
-    if row["estimator"] and changed.get("algorithm.gamma") == "0.99":
-        return "shorter"
-    return row["estimator"] or row["actor_gradient"]
+    name = row["estimator"] or row["actor_gradient"]
+    return ", ".join(filter(None, [name, changed.get("algorithm.gamma")]))
 
 
 def is_drawn(row: Row) -> bool:
