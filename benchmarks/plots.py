@@ -13,7 +13,7 @@ import csv
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from statistics import mean
@@ -36,12 +36,14 @@ SHARED = "policy-kwargs.shared-factors"
 DRAWN = {"env-kwargs.n", SHARED, "policy-kwargs.net-arch"}
 """Options of the rows that are drawn."""
 THRESHOLD = -400.0
+SETTINGS = ("algo", "options", "num_envs", "total_timesteps")
 AGENTS = {
     "exact": ("GumbelSAC, exact", "#66a61e"),
-    "exact, 0.99": ("GumbelSAC, exact, discount 0.99", "#1b9e77"),
+    "exact, 0.99": ("exact, discount 0.99, layers of 128", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
-    "straight_through, 0.99": ("GumbelSAC, straight-through, discount 0.99", "#e7298a"),
+    "straight_through, 0.99": ("straight-through, discount 0.99, layers of 128", "#e7298a"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
+    "sb3-qrdqn": ("sb3-contrib QRDQN", "#1f78b4"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
 }
 """Label and colour on LunarLander-v3, by actor gradient, estimator, discount or algorithm."""
@@ -55,9 +57,10 @@ def read_all(name: str) -> list[Row]:
 
 
 def read(name: str) -> list[Row]:
-    """Return the rows of PendulumBank-v0 with shipped settings, or shared weights."""
+    """Return the rows of PendulumBank-v0, each algorithm with the estimator that it ships with."""
     rows = [row for row in read_all(name) if row["env"] == "PendulumBank-v0"]
-    return [row for row in rows if row["algo"] in NAMES and is_drawn(row)]
+    rows = [row for row in rows if row["algo"] in NAMES]
+    return [row for row in rows if row["estimator"] == ESTIMATORS.get(row["algo"], "")]
 
 
 def agent(row: Row) -> str:
@@ -65,16 +68,16 @@ def agent(row: Row) -> str:
     if row["algo"] != "sac":
         return row["algo"]
     changed = options(row)
-    if "algorithm.soft-target" in changed:
-        return "soft"  # not drawn
-    name = row["estimator"] or row["actor_gradient"]
-    return ", ".join(filter(None, [name, changed.get("algorithm.gamma")]))
+    changed.pop("algorithm.compile", None)
+    gamma = changed.pop("algorithm.gamma", None)
+    if changed.keys() - (() if gamma is None else {"policy-kwargs.net-arch"}):
+        return "others"  # not drawn
+    return ", ".join(filter(None, [row["estimator"] or row["actor_gradient"], gamma]))
 
 
 def is_drawn(row: Row) -> bool:
     """Return whether nothing but the number of pendulums and the sharing was changed."""
-    ships = row["estimator"] == ESTIMATORS.get(row["algo"], "")
-    return ships and options(row).keys() <= DRAWN
+    return options(row).keys() <= DRAWN
 
 
 def options(row: Row) -> dict[str, str]:
@@ -126,11 +129,29 @@ def draw_curves(
     axes.grid(alpha=0.3)
 
 
-def draw_thresholds(axes: Axes, rows: list[Row]) -> None:
-    """Draw the steps to the threshold over the number of pendulums; a seed that failed is open."""
-    groups: dict[tuple[str, bool, int], list[Row]] = defaultdict(list)
+def by_settings(rows: list[Row]) -> Iterable[list[Row]]:
+    """Return the rows in groups of the same settings but for the seed."""
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["algo"], is_shared(row), count(row)].append(row)
+        groups[tuple(row[name] for name in SETTINGS)].append(row)
+    return groups.values()
+
+
+def mean_steps(rows: list[Row]) -> float:
+    """Return the mean steps to the threshold, infinite if a seed did not reach it."""
+    return mean(float(row["threshold_timesteps"] or "inf") for row in rows)
+
+
+def draw_thresholds(axes: Axes, rows: list[Row]) -> None:
+    """Draw the steps to the threshold over the number of pendulums; a seed that failed is open.
+
+    Of each algorithm at each number, those of the settings that take the fewest.
+    """
+    groups: dict[tuple[str, bool, int], list[Row]] = {}
+    for settings in by_settings(rows):
+        key = settings[0]["algo"], is_shared(settings[0]), count(settings[0])
+        if key not in groups or mean_steps(settings) < mean_steps(groups[key]):
+            groups[key] = settings
     for algo, shared in itertools.product(NAMES, (False, True)):
         points, style = [], {"color": COLORS[algo], "marker": "D" if shared else "o"}
         for number in sorted({n for *key, n in groups if key == [algo, shared]}):
@@ -154,7 +175,7 @@ def draw_thresholds(axes: Axes, rows: list[Row]) -> None:
 
 def pendulums() -> None:
     """Write `pendulums.png`."""
-    curves, rows = read("curves.csv"), read("learning.csv")
+    curves, rows = filter(is_drawn, read("curves.csv")), read("learning.csv")
     figure, (steps, seconds, thresholds) = plt.subplots(1, 3, figsize=(14, 4.2))
     eight = [row for row in curves if count(row) == 8 and not is_shared(row)]
     styles = {algo: (NAMES[algo], COLORS[algo]) for algo in NAMES}
