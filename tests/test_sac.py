@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rl_gumbel import ESTIMATORS, GumbelSAC, Schedule
 from rl_gumbel.algorithms.objective import ACTOR_GRADIENTS
+from rl_gumbel.losses import exact_value, joint_one_hots
 from rl_gumbel.networks import CRITICS
 
 SPACES = {
@@ -440,6 +441,42 @@ def test_cosine_is_not_measured(space, kwargs):
     model = filled(space, **kwargs)
     model.train(1, 8)
     assert "estimator/cosine" not in logged(model)
+
+
+@pytest.mark.parametrize("aggregation", ["min", "mean"])
+@pytest.mark.parametrize("space", [SPACES["discrete"], FACTORED], ids=["one", "several"])
+def test_the_exact_gradient_through_a_multilinear_critic_is_that_of_enumeration(space, aggregation):
+    model = filled(space, critic="multilinear", aggregation=aggregation)
+    obs = batch_of(model).observations
+    policy, features = model.actor(obs), model.critic.features(obs)
+
+    def values(joint):
+        rows = features.expand(len(joint), -1, -1).flatten(0, 1)
+        flat = model.critic.network.actor_value(rows, joint.flatten(0, 1), aggregation == "mean")
+        return flat.unflatten(0, joint.shape[:2])
+
+    theirs = exact_value(policy, joint_one_hots(model.objective.layout, model.device), values)
+    mine = model.objective.value(policy, model.critic, obs, 1.0, "exact")
+    torch.testing.assert_close(mine, theirs)
+    weights = list(model.actor.parameters())
+    gradients = [
+        torch.autograd.grad(value.sum(), weights, retain_graph=True, materialize_grads=True)
+        for value in (mine, theirs)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_cosine_is_measured_for_any_number_of_joint_actions_through_a_multilinear_critic():
+    """Plain straight-through is exact in expectation, and every one of its draws is near."""
+    model = filled(
+        spaces.MultiDiscrete([5] * 8),
+        cosine_interval=1,
+        critic="multilinear",
+        estimator="straight_through",
+    )
+    model.train(1, 8)
+    assert 0.5 < logged(model)["estimator/cosine"] <= 1 + 1e-5
+    assert logged(model)["estimator/variance"] > 0
 
 
 # --- schedules --------------------------------------------------------------------------------

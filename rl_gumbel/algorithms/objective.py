@@ -122,6 +122,8 @@ class ActorObjective:
 
         kind = actor_gradient or self.actor_gradient
         if kind == "exact":
+            if network.is_multilinear:  # its value at the probabilities is the expectation
+                return network.actor_value(features, policy.probs, self.use_mean)
             assert self.joint is not None
             return exact_value(policy, self.joint, values)
         if kind == "local_expectation":
@@ -129,12 +131,14 @@ class ActorObjective:
         sample = policy.rsample(self.estimator, temperature=temperature, **self.estimator_kwargs)
         return network.actor_value(features, sample.one_hot, self.use_mean)
 
-    def is_probe_due(self, num_updates: int, interval: int) -> bool:
+    def is_probe_due(self, critic: FactoredCritic, num_updates: int, interval: int) -> bool:
         """Return whether to measure the estimator after so many updates; 0 never does.
 
-        There must be an enumerated gradient to compare this one with.
+        There must be an exact gradient to compare this one with: by enumeration, or of a
+        multilinear critic, which has one for any number of factors.
         """
-        has_other = self.joint is not None and self.actor_gradient != "exact"
+        has_exact = self.joint is not None or critic.network.is_multilinear
+        has_other = has_exact and self.actor_gradient != "exact"
         return has_other and interval > 0 and num_updates % interval == 0
 
     def probe(
@@ -145,11 +149,11 @@ class ActorObjective:
         mask: Tensor | None,
         temperature: float | Tensor,
     ) -> dict[str, Tensor]:
-        """Return cosine and variance of this gradient against the enumerated one, by logged name.
+        """Return cosine and variance of this gradient against the exact one, by logged name.
 
         On the actor's weights, from `PROBE_DRAWS` draws of the gradient: the mean of their cosines,
         and the mean squared distance from their mean, unbiased, in units of the squared norm of the
-        enumerated gradient. A dropout of the critic rests meanwhile.
+        exact gradient. A dropout of the critic rests meanwhile.
 
         Args:
             actor: of observations and mask.

@@ -109,7 +109,8 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         normalize_observations: by their running mean and deviation, updated between rollouts.
         cosine_interval: updates between two measurements of `estimator/cosine`, which are made
-            where enumeration is affordable; 0 makes none.
+            where the exact gradient is at hand: up to 256 joint actions, or any number through a
+            multilinear critic; 0 makes none.
         compile: compile the losses and their gradients by `torch.compile`; where that fails a
             warning says why and training goes on without.
 
@@ -278,7 +279,9 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         for _ in range(self.n_epochs):
             for batch in self.minibatches(samples):
                 metrics.append(self.update_critic(batch))
-                if self.objective.is_probe_due(self._n_updates, self.cosine_interval):
+                if self.objective.is_probe_due(
+                    self.policy.critic, self._n_updates, self.cosine_interval
+                ):
                     metrics.append(self.probe_estimator(batch, temperature))
                 metrics.append(self.update_actor(batch, temperature))
                 self._n_updates += 1
@@ -420,7 +423,7 @@ class GumbelREPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         step_if(self.multiplier_optimizer, is_finite)
 
     def probe_estimator(self, batch: REPPOSamples, temperature: float) -> dict[str, Tensor]:
-        """Return how near the actor's gradient is to the enumerated one, and how noisy."""
+        """Return how near the actor's gradient is to the exact one, and how noisy."""
         actor, critic = self.policy.actor, self.policy.critic
         return self.objective.probe(actor, critic, batch.obs, batch.mask, temperature)
 

@@ -74,7 +74,8 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
             `policy_kwargs` are milder means.
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         cosine_interval: gradient steps between two measurements of `estimator/cosine` and
-            `estimator/variance`, made where enumeration is affordable; 0 makes none.
+            `estimator/variance`, made where the exact gradient is at hand: up to 256 joint actions,
+            or any number through a multilinear critic; 0 makes none.
         compile: compile whole updates by `torch.compile`, up to `MAX_FUSED` gradient steps in one
             call (with another optimiser than Adam, or a `target_update_interval`, the losses and
             their gradients alone), and with a `BatchedEnv` acting and its steps; where that fails a

@@ -120,7 +120,7 @@ class SACUpdates(OverlappingAlgorithm):
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         obs, mask = batch.observations, getattr(batch, "action_masks", None)
         self._means.add(self.update_critic(batch))
-        if self.objective.is_probe_due(self._n_updates, self.cosine_interval):
+        if self.objective.is_probe_due(self.critic, self._n_updates, self.cosine_interval):
             self._means.add(self.probe_estimator(obs, temperature, mask))
         self._means.add(self.update_actor(obs, temperature, mask))
         self._n_updates += 1
@@ -138,7 +138,7 @@ class SACUpdates(OverlappingAlgorithm):
             self.replay_buffer.sample(batch_size, env=self._vec_normalize_env) for _ in range(count)
         ]
         numbers = range(self._n_updates, self._n_updates + count)
-        if any(self.objective.is_probe_due(n, self.cosine_interval) for n in numbers):
+        if any(self.objective.is_probe_due(self.critic, n, self.cosine_interval) for n in numbers):
             obs, mask = batches[0].observations, getattr(batches[0], "action_masks", None)
             self._means.add(self.probe_estimator(obs, temperature, mask))
         scalar = torch.full((), temperature, device=self.device)
@@ -255,7 +255,7 @@ class SACUpdates(OverlappingAlgorithm):
     def probe_estimator(
         self, obs: PyTorchObs, temperature: float, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return how near the actor's gradient is to the enumerated one, and how noisy."""
+        """Return how near the actor's gradient is to the exact one, and how noisy."""
         return self.objective.probe(self.actor, self.critic, obs, mask, temperature)
 
     def _excluded_save_params(self) -> list[str]:
