@@ -39,9 +39,9 @@ THRESHOLD = -400.0
 SETTINGS = ("algo", "options", "num_envs", "total_timesteps")
 AGENTS = {
     "exact": ("GumbelSAC, exact", "#66a61e"),
-    "exact, 0.99": ("exact, discount 0.99, layers of 128", "#1b9e77"),
+    "exact, 0.99": ("GumbelSAC, exact, discount 0.99", "#1b9e77"),
     "straight_through": ("GumbelSAC, straight-through", "#d95f02"),
-    "straight_through, 0.99": ("straight-through, discount 0.99, layers of 128", "#e7298a"),
+    "straight_through, 0.99": ("GumbelSAC, straight-through, discount 0.99", "#e7298a"),
     "sb3-dqn": ("SB3 DQN", "#666666"),
     "sb3-qrdqn": ("sb3-contrib QRDQN", "#1f78b4"),
     "sb3-ppo": ("SB3 PPO", "#a6761d"),
@@ -70,7 +70,7 @@ def agent(row: Row) -> str:
     changed = options(row)
     changed.pop("algorithm.compile", None)
     gamma = changed.pop("algorithm.gamma", None)
-    if changed.keys() - (() if gamma is None else {"policy-kwargs.net-arch"}):
+    if changed:
         return "others"  # not drawn
     return ", ".join(filter(None, [row["estimator"] or row["actor_gradient"], gamma]))
 
