@@ -22,6 +22,19 @@ def test_there_are_tuned_settings():
     assert found >= {"sac", "ppo"}
 
 
+def test_every_environment_with_a_gradient_has_settings_of_shac():
+    assert {path.stem for path in FILES if path.parent.name == "shac"} == {
+        "Acrobot-v1",
+        "CartPole-v1",
+        "DiscretePendulum-v1",
+        "Inventory-v0",
+        "MountainCar-v0",
+        "PendulumBank-v0",
+        "QueueNetwork-v0",
+        "Thermostats-v0",
+    }
+
+
 def test_the_file_is_where_its_settings_say(path):
     config = load_config(path)
     assert find_tuned(config.algo, config.env) == path
