@@ -21,6 +21,7 @@ from rl_gumbel.checkpoint.files import Writer, write_file
 from rl_gumbel.checkpoint.model import save_model
 from rl_gumbel.checkpoint.state import get_env_state, set_env_state
 from rl_gumbel.vec_env.guard import Survived
+from rl_gumbel.vec_env.host import read_masks
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,10 @@ class MaskReader(VecEnvWrapper):
         return obs, rewards, ended, infos
 
     def _read(self, infos: Sequence[dict[str, Any]]) -> None:
-        self.masks = None
         if self.venv.has_attr("action_masks"):
-            self.masks = np.stack(self.venv.env_method("action_masks")).astype(np.bool_)
-        elif "action_mask" in infos[0]:
-            self.masks = np.stack([info["action_mask"] for info in infos]).astype(np.bool_)
+            self.masks = read_masks(self.venv.env_method("action_masks"))
+        else:
+            self.masks = read_masks([info.get("action_mask") for info in infos])
 
 
 class SurvivedCallback(BaseCallback):

@@ -1,7 +1,8 @@
 """Gymnasium wrappers of the action space: shaped, nested and continuous spaces, one-hot vectors.
 
 `FlattenActions` and `DiscretizeActions` make the spaces that `ActionLayout` refuses into ones that
-it takes; `OneHotActions` makes a discrete space into the `Box` that stock SAC, TD3 and DDPG demand.
+it takes; `OneHotActions` makes a discrete space into the `Box` that stock SAC, TD3 and DDPG demand;
+`MasksInInfo` tells what may be chosen where the environment is only asked for it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -97,7 +98,7 @@ class FlattenActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
             if mask.keys() != inner.spaces.keys():
                 raise ValueError(f"action mask has the keys {list(mask)}, not those of {inner}")
             mask = tuple(mask[key] for key in inner.spaces)
-        return _concatenate(mask)
+        return flatten_mask(mask)
 
 
 class DiscretizeActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -255,6 +256,34 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         return self._one_hots.to_action(action)
 
 
+class MasksInInfo(gym.Wrapper[Any, Any, Any, Any]):
+    """What the environment's `action_masks` method returns, as `info["action_mask"]` too.
+
+    So the masks on last observations are known: `make_vec_env(..., wrapper_class=MasksInInfo)`.
+    """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        obs, info = self.env.reset(**kwargs)
+        return obs, self._add(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take one step."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, self._add(info)
+
+    def _add(self, info: dict[str, Any]) -> dict[str, Any]:
+        mask = self.get_wrapper_attr("action_masks")()
+        return {**info, "action_mask": flatten_mask(mask).astype(np.int8)}
+
+
+def flatten_mask(mask: Any) -> NDArray[Any]:
+    """Return the entries of an array, or of arrays in nested tuples, one after the other."""
+    if isinstance(mask, tuple):
+        return np.concatenate([flatten_mask(part) for part in mask])
+    return np.asarray(mask).ravel()
+
+
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     """Return the discrete spaces that a space consists of."""
     parts: list[spaces.Space[Any]] = [space]
@@ -268,13 +297,6 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
             f"and one level of Tuple or Dict of these"
         )
     return parts
-
-
-def _concatenate(mask: Any) -> NDArray[Any]:
-    """Return the entries of arrays in nested tuples one after the other."""
-    if isinstance(mask, tuple):
-        return np.concatenate([_concatenate(part) for part in mask])
-    return np.asarray(mask).ravel()
 
 
 def _sizes(space: spaces.Space[Any]) -> NDArray[np.int64]:

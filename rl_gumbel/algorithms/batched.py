@@ -17,7 +17,7 @@ from rl_gumbel.algorithms.numbers import Record, RewardWatch, UpdateWatch, check
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
-from rl_gumbel.vec_env.from_gymnasium import MasksInInfo
+from rl_gumbel.wrappers import MasksInInfo
 
 COUNTERS = ["skipped_updates", "repaired_steps"]
 """Tensors that every algorithm saves."""

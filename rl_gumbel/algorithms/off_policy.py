@@ -27,6 +27,7 @@ from rl_gumbel.distributions import FactoredCategorical
 from rl_gumbel.types import Step
 from rl_gumbel.vec_env import SB3VecEnv, as_batched
 from rl_gumbel.vec_env.guard import check_batch
+from rl_gumbel.vec_env.host import MASK_UNTOLD
 
 EPISODES_INTERVAL = 100
 """Steps of batched environments between two reads of the episodes that ended meanwhile."""
@@ -69,7 +70,8 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         if self.env is None or isinstance(self.env, SB3VecEnv):
             return False
         infos = self.env.unwrapped.reset_infos  # empty before the first reset
-        masked = "action_mask" in infos[0] or self.env.has_attr("action_masks")
+        told = any("action_mask" in info for info in infos)
+        masked = told or self.env.has_attr("action_masks")
         if (masked or self.priority_exponent) and self._vec_normalize_env is not None:
             what = "the action masks of the environment" if masked else "priority_exponent"
             raise ValueError(
@@ -200,7 +202,13 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         dones: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Store a step that SB3's own way collected, if its numbers are finite."""
+        """Store a step that SB3's own way collected, if its numbers are finite.
+
+        Raises:
+            ValueError: for an action mask, which would be ignored.
+        """
+        if any("action_mask" in info for info in infos):
+            raise ValueError(MASK_UNTOLD)
         check_batch(new_obs, reward, buffer_action)
         self._rewards.see(float(np.abs(reward).max()))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)

@@ -24,10 +24,10 @@ from rl_gumbel.config import TrainConfig, suggest
 from rl_gumbel.envs import ENVS, registered_id
 from rl_gumbel.faults import EnvError
 from rl_gumbel.vec_env import SB3VecEnv
-from rl_gumbel.vec_env.from_gymnasium import SAME_STEP, GymnasiumEnv, MasksInInfo
+from rl_gumbel.vec_env.from_gymnasium import SAME_STEP, GymnasiumEnv
 from rl_gumbel.vec_env.guard import Guard, Survived
 from rl_gumbel.vec_env.names import find_torch_id
-from rl_gumbel.wrappers import FlattenActions
+from rl_gumbel.wrappers import FlattenActions, MasksInInfo
 
 MAX_EPISODE_STEPS = 10_000
 """End of an evaluation episode where the environment sets none."""

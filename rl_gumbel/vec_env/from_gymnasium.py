@@ -12,10 +12,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from rl_gumbel.actions import ActionLayout
-from rl_gumbel.vec_env.host import HostEnv, HostStep
+from rl_gumbel.vec_env.host import HostEnv, HostStep, read_masks
 from rl_gumbel.vec_env.names import check_arguments, list_arguments
 from rl_gumbel.vec_env.transfer import Tree
-from rl_gumbel.wrappers import FlattenActions
+from rl_gumbel.wrappers import FlattenActions, MasksInInfo
 
 MODES = ("vector_entry_point", "sync", "async")
 MAKE_ARGUMENTS = ("max_episode_steps", "disable_env_checker", "render_mode")
@@ -100,10 +100,10 @@ class GymnasiumEnv(HostEnv):
         )
         self.render_mode = "rgb_array" if vector_env.render_mode == "rgb_array" else None
 
-    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
+    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[np.bool_] | None]:
         """Return the first observations and masks; environment i has the seed plus i."""
         obs, info = self.vector_env.reset(seed=seed)
-        return obs, info.get("action_mask")
+        return obs, read_masks(self._masks(info))
 
     def send(self, action: NDArray[Any]) -> None:
         """Begin a step where processes take it; keep the actions where this one will."""
@@ -119,11 +119,13 @@ class GymnasiumEnv(HostEnv):
             result = self.vector_env.step(self._action)
         obs, reward, terminated, truncated, info = result
         rows = np.flatnonzero(terminated | truncated).tolist()
-        mask = info.get("action_mask")
-        final_mask = mask
-        if rows and mask is not None:
-            final_mask = mask.copy()
-            final_mask[rows] = info["final_info"]["action_mask"][rows]
+        masks = self._masks(info)
+        mask = final_mask = read_masks(masks, self.masked)
+        if rows:
+            final_masks = self._masks(info["final_info"])
+            for i in rows:
+                masks[i] = final_masks[i]
+            final_mask = read_masks(masks, self.masked)
         return HostStep(
             obs=obs,
             reward=reward,
@@ -147,6 +149,12 @@ class GymnasiumEnv(HostEnv):
     def close(self) -> None:
         """Close the environments."""
         self.vector_env.close()
+
+    def _masks(self, info: Mapping[str, Any]) -> list[Any]:
+        """Return the mask of each environment, None where there is none, in the info of all."""
+        masks = info.get("action_mask", [None] * self.num_envs)
+        has_mask = info.get("_action_mask", [True] * self.num_envs)
+        return [mask if has else None for mask, has in zip(masks, has_mask, strict=True)]
 
 
 class FlattenTuple(gym.ObservationWrapper[Any, Any, Any]):
@@ -174,24 +182,6 @@ class FlattenTuple(gym.ObservationWrapper[Any, Any, Any]):
         if self.is_discrete:
             return np.array(observation, np.int64)
         return spaces.flatten(self.inner, observation)
-
-
-class MasksInInfo(gym.Wrapper[Any, Any, Any, Any]):
-    """What the environment's `action_masks` method returns, as `info["action_mask"]` too."""
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
-        obs, info = self.env.reset(**kwargs)
-        return obs, self._add(info)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Take one step."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, self._add(info)
-
-    def _add(self, info: dict[str, Any]) -> dict[str, Any]:
-        mask = self.get_wrapper_attr("action_masks")()
-        return {**info, "action_mask": np.asarray(mask, np.int8)}
 
 
 def adapt(env: gym.Env[Any, Any]) -> Any:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from rl_gumbel.envs.base import BatchedEnv
-from rl_gumbel.vec_env.host import HostEnv, HostStep
+from rl_gumbel.vec_env.host import HostEnv, HostStep, read_masks
 from rl_gumbel.vec_env.sb3 import SB3VecEnv
 from rl_gumbel.vec_env.transfer import Tree
 
@@ -57,16 +57,15 @@ class VecEnvAdapter(HostEnv):
         self.asks = self.masked
         """Whether masks come from the method."""
 
-    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
+    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[np.bool_] | None]:
         """Return the first observations and masks; a seed is that of the first environment."""
         if seed is not None:
             self.vec_env.seed(seed)
         obs = self.vec_env.reset()
         infos = self.vec_env.unwrapped.reset_infos
-        if "action_mask" in infos[0]:
-            self.asks = False
-            return obs, _read_masks(infos)
-        return obs, self._ask_masks() if self.asks else None
+        mask = read_masks([info.get("action_mask") for info in infos])
+        self.asks = self.asks and mask is None
+        return obs, self._ask_masks() if self.asks else mask
 
     def send(self, action: NDArray[Any]) -> None:
         """Begin a step."""
@@ -79,15 +78,15 @@ class VecEnvAdapter(HostEnv):
         truncated = np.zeros(self.num_envs, np.bool_)
         for i in rows:
             truncated[i] = infos[i].get("TimeLimit.truncated", False)
-        mask = final_mask = None
         if self.asks:
             mask = self._ask_masks()
             final_mask = mask | ended[:, None]
-        elif self.masked:
-            final_mask = _read_masks(infos)
-            mask = final_mask.copy()
+        else:
+            masks = [info.get("action_mask") for info in infos]
+            final_mask = read_masks(masks, self.masked)
             for i in rows:
-                mask[i] = self.vec_env.unwrapped.reset_infos[i]["action_mask"]
+                masks[i] = self.vec_env.unwrapped.reset_infos[i].get("action_mask")
+            mask = read_masks(masks, self.masked)
         return HostStep(
             obs=obs,
             reward=reward,
@@ -116,12 +115,8 @@ class VecEnvAdapter(HostEnv):
         """Close the environments."""
         self.vec_env.close()
 
-    def _ask_masks(self) -> NDArray[np.bool_]:
-        return np.stack(self.vec_env.env_method("action_masks")).astype(np.bool_)
-
-
-def _read_masks(infos: list[dict[str, Any]]) -> NDArray[Any]:
-    return np.stack([info["action_mask"] for info in infos])
+    def _ask_masks(self) -> NDArray[np.bool_] | None:
+        return read_masks(self.vec_env.env_method("action_masks"))
 
 
 def _time_limit(vec_env: VecEnv) -> int | None:

@@ -1,7 +1,7 @@
 """Environments that step in numpy on the host, behind the contract of batched environments."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,11 @@ from rl_gumbel.actions import ActionLayout
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env.transfer import Tree, map_leaves, to_torch
+from rl_gumbel.wrappers import flatten_mask
+
+MASK_UNTOLD = (
+    "info['action_mask'] came with a step but not with the reset; return it from reset() too"
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class HostStep:
     """`[B]`"""
     final_obs: Mapping[int, Tree]
     """Last observation `[*O]` of each episode that ended, by environment."""
-    mask: NDArray[Any] | None
+    mask: NDArray[np.bool_] | None
     """`[B, sum(sizes)]`: what may be chosen on `obs`; None if everything always may."""
-    final_mask: NDArray[Any] | None
+    final_mask: NDArray[np.bool_] | None
     """`[B, sum(sizes)]`: what may be chosen on the last observations."""
     episodes: Mapping[int, tuple[float, int]] = field(default_factory=dict)
     """Return and length of episodes that ended, where the environment counts them itself."""
@@ -74,7 +79,7 @@ class HostEnv(BatchedEnv):
         self.device = torch.device(device)
 
     @abstractmethod
-    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[Any] | None]:
+    def reset_host(self, seed: int | None) -> tuple[Tree, NDArray[np.bool_] | None]:
         """Return the observations `[B, *O]` of new episodes and the masks `[B, sum(sizes)]`."""
 
     @abstractmethod
@@ -90,7 +95,8 @@ class HostEnv(BatchedEnv):
         obs, mask = self.reset_host(seed)
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
-        moved = to_torch({"obs": obs, "mask": self._as_bool(mask)}, self.device)
+        self._check_mask(mask)
+        moved = to_torch({"obs": obs, "mask": mask}, self.device)
         self.masked = mask is not None
         self.action_mask = self._unflatten(moved["mask"])
         return moved["obs"]  # type: ignore[no-any-return]
@@ -107,6 +113,9 @@ class HostEnv(BatchedEnv):
                 self.meanwhile()
         finally:  # whatever it raises, no step is left under way
             host = self.receive()
+        self._check_mask(host.mask)
+        if host.mask is not None and not self.masked:
+            raise ValueError(MASK_UNTOLD)
         self._return += host.reward
         self._length += 1
         for i, (episode_return, episode_length) in host.episodes.items():
@@ -117,12 +126,12 @@ class HostEnv(BatchedEnv):
                 "reward": host.reward.astype(np.float32),
                 "terminated": host.terminated,
                 "truncated": host.truncated & ~host.terminated,
-                "mask": self._as_bool(host.mask),
+                "mask": host.mask,
                 "return": self._return.astype(np.float32),
                 "length": self._length,
                 # Where nothing ended, what the action led to is what the next one is chosen on.
                 "final_obs": _replace(host.obs, host.final_obs) if host.final_obs else None,
-                "final_mask": self._as_bool(host.final_mask) if host.final_obs else None,
+                "final_mask": host.final_mask if host.final_obs else None,
             },
             self.device,
         )
@@ -143,16 +152,36 @@ class HostEnv(BatchedEnv):
             episode_length=moved["length"],
         )
 
-    def _as_bool(self, mask: NDArray[Any] | None) -> NDArray[np.bool_] | None:
+    def _check_mask(self, mask: NDArray[np.bool_] | None) -> None:
         if mask is not None and mask.shape != (self.num_envs, self.layout.num_flat):
             raise ValueError(
                 f"an action mask of {self.action_space} has {self.layout.num_flat} entries, for "
                 f"{self.num_envs} environments; got an array of shape {mask.shape}"
             )
-        return None if mask is None else mask.astype(np.bool_)
 
     def _unflatten(self, mask: Tensor | None) -> Tensor | None:
         return None if mask is None else self.layout.unflatten(mask)
+
+
+def read_masks(masks: Sequence[Any], required: bool = False) -> NDArray[np.bool_] | None:
+    """Return the masks of B environments as `[B, sum(sizes)]`; None where none has one.
+
+    Args:
+        masks: one for each environment, an array or arrays in nested tuples; None for none.
+        required: raise for environments without too.
+
+    Raises:
+        ValueError: if one has none that must have one; it is named.
+    """
+    missing = [i for i, mask in enumerate(masks) if mask is None]
+    if len(missing) == len(masks) and not required:
+        return None
+    if missing:
+        raise ValueError(
+            f"environment {missing[0]} has no info['action_mask']; it must be in every info, of "
+            f"reset and step, of every environment"
+        )
+    return np.stack([flatten_mask(mask) for mask in masks]).astype(np.bool_)
 
 
 def _replace(obs: Tree, rows: Mapping[int, Tree]) -> Tree:

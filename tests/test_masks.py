@@ -1,0 +1,138 @@
+"""Masks that environments on the host return: in every form that they may have, or by one line."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
+from tiny_envs import Tiny
+
+from rl_gumbel import GumbelSAC
+from rl_gumbel.callbacks import MaskReader
+from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.vec_env import as_batched
+from rl_gumbel.vec_env.from_gymnasium import GymnasiumEnv, adapt
+
+SPACE = spaces.MultiDiscrete([3, 2])
+FLAT = [True, False, True, False, True]
+FORMS = {
+    "flat": np.array(FLAT),
+    "integers": np.array(FLAT, np.int8),
+    "a tuple as Gymnasium's samplers take": (np.array(FLAT[:3], np.int8), np.array(FLAT[3:])),
+}
+PADDED = [[True, False, True], [False, True, False]]
+
+
+class Masked(Tiny):
+    """`Tiny` of which a mask is told in the infos of `tells`, or returned by the method."""
+
+    def __init__(self, mask: Any, tells: tuple[str, ...] = ("reset", "step")) -> None:
+        super().__init__(SPACE)
+        self.mask, self.tells = mask, tells
+
+    def reset(self, **kwargs: Any) -> Any:
+        return super().reset(**kwargs)[0], self.info("reset")
+
+    def step(self, action: Any) -> Any:
+        return *super().step(action)[:4], self.info("step")
+
+    def info(self, when: str) -> dict[str, Any]:
+        return {"action_mask": self.mask} if when in self.tells else {}
+
+
+class ByMethod(Masked):
+    def __init__(self, mask: Any) -> None:
+        super().__init__(mask, ())
+
+    def action_masks(self) -> Any:
+        return self.mask
+
+
+def by_sb3(*envs: gym.Env) -> BatchedEnv:
+    return as_batched(DummyVecEnv([lambda env=env: env for env in envs]), "cpu")
+
+
+def by_gymnasium(*envs: gym.Env) -> BatchedEnv:
+    vector = SyncVectorEnv(
+        [lambda env=env: adapt(env) for env in envs], autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    return GymnasiumEnv(vector, None, torch.device("cpu"), "sync")
+
+
+HOSTS = pytest.mark.parametrize("host", [by_sb3, by_gymnasium])
+NOTHING = torch.zeros(2, 2, dtype=torch.int64)
+
+
+@HOSTS
+@pytest.mark.parametrize("way", [Masked, ByMethod])
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_of_every_form_become_the_padded_ones(host, way, form):
+    env = host(way(FORMS[form]), way(FORMS[form]))
+    env.reset()
+    assert env.action_mask.tolist() == [PADDED] * 2
+    steps = [env.step(NOTHING) for _ in range(10)]
+    assert steps[-1].truncated.all()
+    assert all(step.action_mask.tolist() == [PADDED] * 2 for step in steps)
+    assert all(step.final_action_mask.tolist() == [PADDED] * 2 for step in steps[:-1])
+
+
+@pytest.mark.parametrize("way", [Masked, ByMethod])
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_of_every_form_reach_an_evaluation(way, form):
+    env = MaskReader(DummyVecEnv([lambda: way(FORMS[form])]))
+    env.reset()
+    assert env.masks.tolist() == [FLAT]
+
+
+def test_the_actions_of_a_tuple_mask_are_those_that_gymnasium_samples():
+    masks = FORMS["a tuple as Gymnasium's samplers take"]
+    mask = tuple(part.astype(np.int8) for part in masks)
+    samples = np.stack([SPACE.sample(mask) for _ in range(20)])
+    model = GumbelSAC("MlpPolicy", Masked(masks), learning_starts=40, device="cpu").learn(40)
+    for actions in (samples, model.replay_buffer._get_samples(torch.arange(40)).actions.numpy()):
+        assert set(actions[:, 0].tolist()) <= {0, 2}
+        assert set(actions[:, 1].tolist()) == {1}
+
+
+UNTOLD = r"info\['action_mask'\] came with a step but not with the reset; return it from reset\(\)"
+
+
+@HOSTS
+def test_masks_that_only_steps_tell_are_refused(host):
+    env = host(*[Masked(FORMS["flat"], tells=("step",)) for _ in range(2)])
+    env.reset()
+    with pytest.raises(ValueError, match=UNTOLD):
+        env.step(NOTHING)
+
+
+def test_masks_that_only_steps_tell_are_refused_in_sb3s_own_way():
+    """Where the reset told of none, the replay is SB3's, which would forget them."""
+    with pytest.raises(ValueError, match=UNTOLD):
+        GumbelSAC("MlpPolicy", Masked(FORMS["flat"], tells=("step",)), device="cpu").learn(5)
+
+
+@HOSTS
+@pytest.mark.parametrize("others", [("reset", "step"), ("reset",)])
+def test_an_environment_whose_steps_lack_masks_is_named(host, others):
+    flat = FORMS["flat"]
+    env = host(Masked(flat, others), Masked(flat, ("reset",)))
+    env.reset()
+    with pytest.raises(ValueError, match=r"environment \d has no info\['action_mask'\]; it must"):
+        env.step(NOTHING)
+
+
+@HOSTS
+def test_an_environment_whose_reset_lacks_masks_is_named(host):
+    flat = FORMS["flat"]
+    with pytest.raises(ValueError, match=r"environment 1 has no info\['action_mask'\]; it must"):
+        host(Masked(flat), Masked(flat, ("step",))).reset()
+
+
+def test_gumbel_sac_hears_of_masks_from_any_environment():
+    env = DummyVecEnv([lambda: Tiny(SPACE), lambda: Masked(FORMS["flat"])])
+    with pytest.raises(ValueError, match=r"environment 0 has no info\['action_mask'\]; it must"):
+        GumbelSAC("MlpPolicy", env, device="cpu").learn(5)
