@@ -11,9 +11,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny_envs import Tiny
 
-from rl_gumbel import GumbelSAC
+from rl_gumbel import ActionLayout, GumbelSAC
 from rl_gumbel.callbacks import MaskReader
 from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.faults import EnvError
 from rl_gumbel.vec_env import as_batched
 from rl_gumbel.vec_env.from_gymnasium import GymnasiumEnv, adapt
 
@@ -130,6 +131,64 @@ def test_an_environment_whose_reset_lacks_masks_is_named(host):
     flat = FORMS["flat"]
     with pytest.raises(ValueError, match=r"environment 1 has no info\['action_mask'\]; it must"):
         host(Masked(flat), Masked(flat, ("step",))).reset()
+
+
+class Closing(Masked):
+    """Its mask allows nothing of the second factor from step `at` on; 0 is the reset."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(None)
+        self.at = at
+
+    def info(self, when: str) -> dict[str, Any]:
+        is_open = self.steps < self.at
+        return {"action_mask": np.array([True, True, False, is_open, is_open])}
+
+
+@HOSTS
+def test_a_mask_that_allows_nothing_is_named_before_the_next_action(host):
+    env = host(Closing(20), Closing(3))
+    env.reset()
+    for _ in range(2):
+        env.step(NOTHING)
+    with pytest.raises(EnvError) as caught:
+        env.step(torch.tensor([[0, 0], [1, 0]]))
+    assert str(caught.value) == (
+        "environment 1: the mask allows no action of factor 1 after step 3 of an episode, "
+        "action [1, 0]"
+    )
+    with pytest.raises(EnvError, match=r"environment 0: .* no action of factor 1 at a reset"):
+        host(Closing(0)).reset()
+
+
+@HOSTS
+def test_the_last_observation_of_an_episode_may_allow_nothing(host):
+    env = host(Closing(10), Closing(10))
+    env.reset()
+    steps = [env.step(NOTHING) for _ in range(10)]
+    assert steps[-1].truncated.all()
+    assert not steps[-1].final_action_mask[:, 1].any()
+
+
+@pytest.mark.parametrize("kind", [spaces.MultiBinary(2), spaces.MultiDiscrete([2, 3])], ids=str)
+def test_a_mask_of_another_length_is_named(kind):
+    """One entry for each bit would be a natural mistake: each bit has two categories."""
+    env = Masked(np.ones(2, bool))
+    env.action_space = kind
+    message = rf"{sum(ActionLayout.from_space(kind).sizes)} entries, .* array of shape \(1, 2\)"
+    with pytest.raises(ValueError, match=message):
+        GumbelSAC("MlpPolicy", env, device="cpu").learn(5)
+
+
+def test_gumbel_sac_learns_under_masks_of_bits():
+    """Two entries a bit, off and on: the first of three bits stays off, the second on."""
+    env = Masked(np.array([1, 0, 0, 1, 1, 1], bool))
+    env.action_space = spaces.MultiBinary(3)
+    model = GumbelSAC("MlpPolicy", env, learning_starts=30, device="cpu").learn(60)
+    actions = model.replay_buffer._get_samples(torch.arange(60)).actions
+    assert actions[:, 0].tolist() == [0] * 60
+    assert actions[:, 1].tolist() == [1] * 60
+    assert set(actions[:, 2].tolist()) == {0, 1}
 
 
 def test_gumbel_sac_hears_of_masks_from_any_environment():

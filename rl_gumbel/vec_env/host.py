@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rl_gumbel.actions import ActionLayout
 from rl_gumbel.envs.base import BatchedEnv
+from rl_gumbel.faults import EnvError
 from rl_gumbel.types import Obs, Step
 from rl_gumbel.vec_env.transfer import Tree, map_leaves, to_torch
 from rl_gumbel.wrappers import flatten_mask
@@ -95,7 +96,7 @@ class HostEnv(BatchedEnv):
         obs, mask = self.reset_host(seed)
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
-        self._check_mask(mask)
+        self._check_mask(mask, None)
         moved = to_torch({"obs": obs, "mask": mask}, self.device)
         self.masked = mask is not None
         self.action_mask = self._unflatten(moved["mask"])
@@ -113,11 +114,11 @@ class HostEnv(BatchedEnv):
                 self.meanwhile()
         finally:  # whatever it raises, no step is left under way
             host = self.receive()
-        self._check_mask(host.mask)
-        if host.mask is not None and not self.masked:
-            raise ValueError(MASK_UNTOLD)
         self._return += host.reward
         self._length += 1
+        self._check_mask(host.mask, array)
+        if host.mask is not None and not self.masked:
+            raise ValueError(MASK_UNTOLD)
         for i, (episode_return, episode_length) in host.episodes.items():
             self._return[i], self._length[i] = episode_return, episode_length
         moved = to_torch(
@@ -152,12 +153,23 @@ class HostEnv(BatchedEnv):
             episode_length=moved["length"],
         )
 
-    def _check_mask(self, mask: NDArray[np.bool_] | None) -> None:
-        if mask is not None and mask.shape != (self.num_envs, self.layout.num_flat):
+    def _check_mask(self, mask: NDArray[np.bool_] | None, action: NDArray[Any] | None) -> None:
+        """Raise for a wrong shape, and where nothing is allowed after an action, or a reset."""
+        if mask is None:
+            return
+        if mask.shape != (self.num_envs, self.layout.num_flat):
             raise ValueError(
                 f"an action mask of {self.action_space} has {self.layout.num_flat} entries, for "
                 f"{self.num_envs} environments; got an array of shape {mask.shape}"
             )
+        starts = np.cumsum((0, *self.layout.sizes[:-1]))
+        stuck = np.argwhere(~np.logical_or.reduceat(mask, starts, axis=1))
+        if stuck.size:
+            i, factor = stuck[0].tolist()
+            when = "at a reset"
+            if action is not None:
+                when = f"after step {self._length[i]} of an episode, action {action[i].tolist()}"
+            raise EnvError(f"environment {i}: the mask allows no action of factor {factor} {when}")
 
     def _unflatten(self, mask: Tensor | None) -> Tensor | None:
         return None if mask is None else self.layout.unflatten(mask)
