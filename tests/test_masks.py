@@ -1,5 +1,6 @@
 """Masks that environments on the host return: in every form that they may have, or by one line."""
 
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -9,9 +10,9 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.vec_env import DummyVecEnv
-from tiny_envs import Tiny
+from tiny_envs import Tiny, TinyDict
 
-from rl_gumbel import ActionLayout, GumbelSAC
+from rl_gumbel import ActionLayout, BatchedPPO, GumbelSAC
 from rl_gumbel.callbacks import MaskReader
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.faults import EnvError
@@ -195,3 +196,34 @@ def test_gumbel_sac_hears_of_masks_from_any_environment():
     env = DummyVecEnv([lambda: Tiny(SPACE), lambda: Masked(FORMS["flat"])])
     with pytest.raises(ValueError, match=r"environment 0 has no info\['action_mask'\]; it must"):
         GumbelSAC("MlpPolicy", env, device="cpu").learn(5)
+
+
+OBS = np.zeros((2, 3), np.float32)
+
+
+@pytest.mark.parametrize("algo", [GumbelSAC, BatchedPPO])
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (np.ones((2, 4)), r"shape (2, 4) must be [B, sum(sizes)], here [2, 5], or one for all, [5"),
+        (np.ones((3, 5)), r"shape (3, 5) must be [B, sum(sizes)], here [2, 5]"),
+        (np.ones((5, 2)), r"shape (5, 2) must be [B, sum(sizes)], here [2, 5]"),
+        (np.ones(10), r"shape (10,) must be [B, sum(sizes)], here [2, 5]"),
+        (True, r"shape () must be [B, sum(sizes)], here [2, 5]"),
+        ([FLAT, [True] * 3 + [False] * 2], "action_masks allow no action of factor 1 in row 1"),
+    ],
+    ids=["length", "batch", "order", "flat", "scalar", "nothing allowed"],
+)
+def test_masks_that_predict_cannot_obey_are_named(algo, masks, message):
+    model = algo("MlpPolicy", Tiny(SPACE), device="cpu")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.predict(OBS, action_masks=masks)
+
+
+@pytest.mark.parametrize("masks", [FLAT, [FLAT], [FLAT] * 2, [[FLAT]] * 2], ids=np.shape)
+def test_one_mask_or_one_for_each_observation_is_obeyed(masks):
+    env = TinyDict(SPACE)
+    model = GumbelSAC("MultiInputPolicy", env, device="cpu")
+    actions = [model.predict({"x": OBS}, action_masks=masks)[0] for _ in range(20)]
+    assert set(np.stack(actions)[..., 0].ravel().tolist()) <= {0, 2}
+    assert (np.stack(actions)[..., 1] == 1).all()

@@ -16,8 +16,8 @@ class MaskedPrediction(BasePolicy):
     """A policy whose `predict` takes `action_masks`, which its `distribution` obeys."""
 
     layout: ActionLayout
-    _mask: Tensor | None = None
-    """That of the prediction under way, since SB3's `predict` has no place for it."""
+    _masks: np.ndarray | None = None
+    """Those of the prediction under way, since SB3's `predict` has no place for them."""
 
     def distribution(self, obs: PyTorchObs, mask: Tensor | None = None) -> FactoredCategorical:
         """Return the distribution over actions; `mask` `[B, K, N]`, True where allowed."""
@@ -39,18 +39,38 @@ class MaskedPrediction(BasePolicy):
             episode_start: ignored.
             deterministic: take the most probable action of each factor instead of sampling.
             action_masks: flat, `[B, sum(sizes)]` or `[sum(sizes)]`, True where allowed.
+
+        Raises:
+            ValueError: for masks of another shape, or where one allows nothing.
         """
-        if action_masks is not None:
-            flat = torch.as_tensor(np.asarray(action_masks), dtype=torch.bool, device=self.device)
-            self._mask = self.layout.unflatten(flat.reshape(-1, self.layout.num_flat))
+        self._masks = None if action_masks is None else np.asarray(action_masks, np.bool_)
         try:
             return super().predict(observation, state, episode_start, deterministic)
         finally:
-            self._mask = None
+            self._masks = None
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        distribution = self.distribution(observation, self._mask)
+        distribution = self._masked_distribution(observation)
         return self.layout.to_action(distribution.mode if deterministic else distribution.sample())
+
+    def _masked_distribution(self, obs: PyTorchObs) -> FactoredCategorical:
+        """Return the distribution under the masks of the prediction under way."""
+        masks, size = self._masks, self.layout.num_flat
+        if masks is None:
+            return self.distribution(obs)
+        num_obs = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        if masks.size != size and (masks.shape[:1], masks.size) != ((num_obs,), num_obs * size):
+            raise ValueError(
+                f"action_masks of shape {masks.shape} must be [B, sum(sizes)], here "
+                f"[{num_obs}, {size}], or one for all, [{size}]"
+            )
+        flat = torch.as_tensor(masks.reshape(-1, size))
+        stuck = (~self.layout.unflatten(flat).any(-1)).nonzero().tolist()
+        if stuck:
+            raise ValueError(
+                f"action_masks allow no action of factor {stuck[0][1]} in row {stuck[0][0]}"
+            )
+        return self.distribution(obs, self.layout.unflatten(flat.to(self.device)))
 
 
 class MaskedAlgorithm:

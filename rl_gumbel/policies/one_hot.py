@@ -143,7 +143,7 @@ class OneHotPolicy(FactoredPolicy):
         return distribution
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        one_hot: Tensor = self.actor._act(self.distribution(observation, self._mask), deterministic)
+        one_hot: Tensor = self.actor._act(self._masked_distribution(observation), deterministic)
         return one_hot
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
