@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rl_gumbel.schedules import Schedule, make_schedule
     from rl_gumbel.types import Rollout, Sample, Step
     from rl_gumbel.vec_env import GymEnv, GymVectorEnv, SB3VecEnv, make_vec
-    from rl_gumbel.wrappers import DiscretizeActions, FlattenActions, OneHotActions
+    from rl_gumbel.wrappers import DiscretizeActions, FlattenActions, MasksInInfo, OneHotActions
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "GymEnv",
     "GymVectorEnv",
     "MaskableGumbelActorCriticPolicy",
+    "MasksInInfo",
     "OneHotActions",
     "Rollout",
     "SB3VecEnv",
@@ -89,7 +90,7 @@ _HOMES = {
     "schedules": ["Schedule", "make_schedule"],
     "types": ["Rollout", "Sample", "Step"],
     "vec_env": ["GymEnv", "GymVectorEnv", "SB3VecEnv", "make_vec"],
-    "wrappers": ["DiscretizeActions", "FlattenActions", "OneHotActions"],
+    "wrappers": ["DiscretizeActions", "FlattenActions", "MasksInInfo", "OneHotActions"],
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tiny_envs import Tiny
 from torch import Tensor
 
-from rl_gumbel import FlattenActions, GumbelSAC
+from rl_gumbel import FlattenActions, GumbelSAC, MasksInInfo
 from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.callbacks import evaluate_model
 
@@ -98,11 +98,21 @@ def test_warm_up_and_policy_choose_what_is_allowed_and_the_replay_knows_it(way):
     assert not batch.action_masks[:, 0].all()
 
 
-@WAYS
-def test_several_environments_of_sb3_keep_their_masks_apart(way):
-    model = build(DummyVecEnv([lambda: Monitor(MASKED[way]())] * 3)).learn(240)
+@pytest.mark.parametrize(
+    ("make", "is_last_known"),
+    [(ByInfo, True), (lambda: MasksInInfo(ByMethod()), True), (ByMethod, False)],
+    ids=["info", "both", "method"],
+)
+def test_several_environments_of_sb3_keep_their_masks_apart(make, is_last_known):
+    """Those with the method alone are asked in the next episode: the last allows everything."""
+    model = build(DummyVecEnv([lambda: Monitor(make())] * 3)).learn(240)
     batch = everything(model)
     np.testing.assert_array_equal(flat(model, batch.action_masks), allowed(batch.observations))
+    truncated = model.replay_buffer.store["truncated"][:80].flatten().numpy()
+    assert truncated.sum() == 24
+    last = allowed(batch.next_observations)
+    last[truncated] |= not is_last_known
+    np.testing.assert_array_equal(flat(model, batch.next_action_masks), last)
     assert {info["l"] for info in model.ep_info_buffer} == {10}
 
 
@@ -136,9 +146,13 @@ def test_evaluation_obeys_masks(way, deterministic):
 
 
 def test_sb3_contribs_evaluation_takes_the_model():
-    callback = MaskableEvalCallback(Monitor(ByMethod()), eval_freq=50, verbose=0, warn=False)
+    callback = MaskableEvalCallback(
+        Monitor(ByMethod()), eval_freq=50, n_eval_episodes=3, verbose=0, warn=False
+    )
     build(ByMethod()).learn(120, callback=callback)
-    assert callback.last_mean_reward == callback.last_mean_reward  # not NaN: it has evaluated
+    assert callback.last_mean_reward > -np.inf
+    monitor = callback.eval_env.envs[0]
+    assert monitor.get_episode_lengths() == [10] * 3 * 2  # after 50 steps and after 100
 
 
 @WAYS

@@ -41,7 +41,9 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
         env: with a supported action space: what SB3 takes, or a `BatchedEnv`, of which nothing
             leaves the device: neither collection nor replay nor update waits for the host. Action
             masks, of a `BatchedEnv`, by `action_masks()` or in `info["action_mask"]`, hold for the
-            policy, the target and the entropy.
+            policy, the target and the entropy. Vectorised environments of SB3 that have the method
+            alone cannot tell what the last observation of an episode allowed, so truncated episodes
+            are bootstrapped over all actions; `make_vec_env(..., wrapper_class=MasksInInfo)` tells.
         estimator: a name in `ESTIMATORS`; see `rl_gumbel.estimators`.
         temperature: of the estimator: a number, a `Schedule` (or its mapping) over training, or
             None for the estimator's default.
