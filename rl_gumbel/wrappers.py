@@ -108,35 +108,31 @@ class DiscretizeActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs)
         env: with a `Box` action space, whose dimensions are taken in C order.
         bins: a number of levels, evenly spaced from the lowest to the highest action, both
             included; `bang-bang` for these two alone; or a list with one entry for each dimension,
-            a number of levels or the levels themselves.
+            which is one of these or the levels themselves, rising.
 
     Raises:
         TypeError: for any other action space.
-        ValueError: for bins that are fewer than 2, not one for each dimension or outside the
-            space, and for even spacing where an action has no bound.
+        ValueError: for bins that are fewer than 2 or not one for each dimension, for levels that do
+            not rise or that the space cannot hold, and for even spacing where an action has no
+            bound.
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], bins: int | str | Sequence[int | Sequence[float]]
+        self, env: gym.Env[Any, Any], bins: int | str | Sequence[int | str | Sequence[float]]
     ) -> None:
         RecordConstructorArgs.__init__(self, bins=bins)
         gym.ActionWrapper.__init__(self, env)
         box = env.action_space
         if not isinstance(box, spaces.Box):
             raise TypeError(f"DiscretizeActions needs a Box action space, got {box}")
-        bounds = list(zip(box.low.ravel().tolist(), box.high.ravel().tolist(), strict=True))
-        if isinstance(bins, str) and bins != "bang-bang":
-            raise ValueError(f"bins {bins!r} must be a number, 'bang-bang' or a list")
-        each: list[Any] = [2 if bins == "bang-bang" else bins] * len(bounds)
-        if not isinstance(bins, int | str):
-            each = list(bins)
-        if len(each) != len(bounds):
-            raise ValueError(f"bins {bins!r} must have {len(bounds)} entries, one a dimension")
-        levels = [_levels(part, *pair) for part, pair in zip(each, bounds, strict=True)]
-        self.levels = [level.astype(box.dtype) for level in levels]
+        is_for_all = isinstance(bins, str) or not np.iterable(bins)
+        each: list[Any] = [bins] * box.low.size if is_for_all else list(bins)  # type: ignore[arg-type]
+        if len(each) != box.low.size:
+            raise ValueError(f"bins {bins!r} must have {box.low.size} entries, one a dimension")
+        self.levels = list(map(_levels, each, box.low.ravel(), box.high.ravel()))
         """For each dimension its actions."""
         self._shape, self._dtype = box.shape, box.dtype
-        self.action_space = spaces.MultiDiscrete([len(level) for level in levels])
+        self.action_space = spaces.MultiDiscrete([len(level) for level in self.levels])
 
     def action(self, action: NDArray[np.int64]) -> NDArray[Any]:
         """Return the `Box` action for one category of each dimension, `[K]`.
@@ -150,16 +146,33 @@ class DiscretizeActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs)
         return np.array(values, self._dtype).reshape(self._shape)
 
 
-def _levels(bins: Any, low: float, high: float) -> NDArray[np.float64]:
-    """Return the levels of one dimension."""
-    is_count = isinstance(bins, int)
-    if is_count and not np.isfinite([low, high]).all():
-        raise ValueError(f"bins {bins!r} of a dimension from {low} to {high}: give its levels")
-    levels = np.linspace(low, high, bins) if is_count else np.array(bins, np.float64)
-    if levels.ndim != 1 or len(levels) < 2:
-        raise ValueError(f"bins {bins!r} of a dimension must be at least two levels")
-    if not ((levels >= low) & (levels <= high)).all():
-        raise ValueError(f"bins {bins!r} of a dimension must lie between {low} and {high}")
+def _levels(bins: Any, low: np.number[Any], high: np.number[Any]) -> NDArray[Any]:
+    """Return the levels of one dimension, in the dtype of its bounds."""
+    count = 2 if isinstance(bins, str) and bins == "bang-bang" else bins
+    if isinstance(count, int | np.integer) and count >= 2:
+        if not np.isfinite([low, high]).all():
+            raise ValueError(f"bins {bins!r} of a dimension from {low} to {high}: give its levels")
+        exact = np.linspace(float(low), float(high), int(count))
+    else:
+        try:
+            exact = np.array(bins, np.float64)
+        except (TypeError, ValueError):  # of another kind
+            exact = np.array(np.nan)
+    if exact.ndim != 1 or len(exact) < 2:
+        raise ValueError(
+            f"bins {bins!r} of a dimension must be at least two levels: their number, 'bang-bang' "
+            f"or a list of them"
+        )
+    with np.errstate(all="ignore"):  # what the dtype cannot hold is refused
+        levels = exact.astype(low.dtype)
+    is_held = np.isfinite(levels) & (low <= levels) & (levels <= high)
+    if low.dtype.kind in "iu":
+        is_held &= levels == exact
+    if not (is_held.all() and (levels[:-1] < levels[1:]).all()):
+        raise ValueError(
+            f"bins {bins!r} of a dimension must be finite levels of {low.dtype} that rise, from "
+            f"{low} to {high}"
+        )
     return levels
 
 

@@ -319,6 +319,11 @@ PLANE = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.fl
         ("bang-bang", [[-1, 1], [0, 4]]),
         ([2, 5], [[-1, 1], [0, 1, 2, 3, 4]]),
         ([[-0.5, 0.25], 3], [[-0.5, 0.25], [0, 2, 4]]),
+        (["bang-bang", 3], [[-1, 1], [0, 2, 4]]),
+        (np.int64(3), [[-1, 0, 1], [0, 2, 4]]),
+        (np.array([2, 3]), [[-1, 1], [0, 2, 4]]),
+        ([np.int8(2), (0, 3)], [[-1, 1], [0, 3]]),
+        (np.array([[0, 1], [2, 3]]), [[0, 1], [2, 3]]),
     ],
     ids=str,
 )
@@ -340,6 +345,41 @@ def test_levels_of_a_shaped_box_are_in_c_order():
     assert env.unwrapped.received.dtype == np.float64
 
 
+def test_the_bounds_are_levels_as_the_space_holds_them():
+    """0.7 as a float32 lies below 0.7."""
+    env = DiscretizeActions(Recorder(spaces.Box(-0.7, 0.7, (1,))), [[-0.7, 0, 0.7]])
+    for i in range(3):
+        env.step(np.array([i]))
+        assert env.unwrapped.received == np.float32([-0.7, 0, 0.7])[i]
+
+
+@pytest.mark.parametrize(
+    ("bins", "levels"), [(3, [0, 2, 4]), ([[0, 3]], [0, 3]), ("bang-bang", [0, 4])], ids=str
+)
+def test_levels_of_an_integer_box_are_integers(bins, levels):
+    env = DiscretizeActions(Recorder(spaces.Box(0, 4, (1,), np.uint8)), bins)
+    assert env.levels[0].tolist() == levels
+    assert env.levels[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("box", "bins"),
+    [
+        (spaces.Box(0, 4, (1,), np.uint8), 4),
+        (spaces.Box(0, 4, (1,), np.uint8), [[0, 2.5]]),
+        (spaces.Box(0, 255, (1,), np.uint8), [[0, 257]]),
+        (spaces.Box(1, 1, (1,)), 3),
+        (spaces.Box(1, 1, (1,)), [[1, 1]]),
+        (spaces.Box(-np.inf, np.inf, (1,)), [[-np.inf, 0]]),
+        (spaces.Box(-np.inf, np.inf, (1,)), [[0, 1e300]]),
+    ],
+    ids=str,
+)
+def test_levels_that_the_space_cannot_hold_are_refused(box, bins):
+    with pytest.raises(ValueError, match=r"of a dimension must be finite levels of \w+ that rise"):
+        DiscretizeActions(Recorder(box), bins)
+
+
 def test_an_unbounded_dimension_takes_given_levels_only():
     box = spaces.Box(-np.inf, np.inf, (1,))
     assert DiscretizeActions(Recorder(box), [[-1, 0, 1]]).levels[0].tolist() == [-1, 0, 1]
@@ -353,8 +393,17 @@ def test_an_unbounded_dimension_takes_given_levels_only():
         (1, "bins 1 of a dimension must be at least two levels"),
         ([[0.5], 2], r"bins \[0\.5\] of a dimension must be at least two"),
         ([3, 3, 3], r"bins \[3, 3, 3\] must have 2 entries"),
-        ([[-2.0, 1.0], 2], r"bins \[-2\.0, 1\.0\] of a dimension must lie between -1\.0 and 1\.0"),
-        ("uniform", "bins 'uniform' must be a number, 'bang-bang' or a list"),
+        ([[-2.0, 1.0], 2], r"bins \[-2\.0, 1\.0\] of .* float32 that rise, from -1\.0 to 1\.0"),
+        ([[1, -1], 2], r"bins \[1, -1\] of a dimension must be finite levels of float32 that rise"),
+        ([[0, 0], 2], r"bins \[0, 0\] of a dimension must be finite levels of float32 that rise"),
+        ([[0, 1e-50], 2], r"bins \[0, 1e-50\] of a dimension must be finite levels of float32"),
+        ([[np.nan, 1], 2], r"bins \[nan, 1\] of a dimension must be finite levels of float32"),
+        ("uniform", "bins 'uniform' of .* two levels: their number, 'bang-bang' or a list of them"),
+        (2.5, r"bins 2\.5 of a dimension must be at least two levels"),
+        (None, "bins None of a dimension must be at least two levels"),
+        (-3, "bins -3 of a dimension must be at least two levels"),
+        ([3, "bang"], "bins 'bang' of a dimension must be at least two levels"),
+        ([[0, "a"], 2], r"bins \[0, 'a'\] of a dimension must be at least two levels"),
     ],
     ids=str,
 )
