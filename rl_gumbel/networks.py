@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -145,7 +146,7 @@ class CategoricalHead(nn.Module):
         value_range: centers of the first and the last bin; returns outside are clipped to it.
 
     Raises:
-        ValueError: for fewer than 2 bins or a range that is not finite and increasing.
+        ValueError: for fewer than 2 bins or a range that is not two finite, increasing numbers.
     """
 
     centers: Tensor
@@ -153,12 +154,17 @@ class CategoricalHead(nn.Module):
 
     def __init__(self, num_bins: int, value_range: Sequence[float]) -> None:
         super().__init__()
-        low, high = value_range
-        if num_bins < 2:
-            raise ValueError(f"num_bins {num_bins!r} must be >= 2")
+        if not isinstance(num_bins, Integral) or num_bins < 2:
+            raise ValueError(f"num_bins {num_bins!r} must be an integer >= 2")
+        try:
+            low, high = map(float, value_range)
+        except (TypeError, ValueError):  # of another kind or length
+            low = high = math.nan
         if not -math.inf < low < high < math.inf:
-            raise ValueError(f"value_range {list(value_range)} must be finite and increasing")
-        self.num_bins = num_bins
+            raise ValueError(
+                f"value_range {value_range!r} must be two numbers, finite and increasing"
+            )
+        self.num_bins: int = num_bins
         self.register_buffer("centers", torch.linspace(low, high, num_bins), persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:

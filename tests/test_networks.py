@@ -323,9 +323,14 @@ def test_a_head_returns_the_mean_over_bins():
 @pytest.mark.parametrize(
     ("num_bins", "value_range", "message"),
     [
-        (1, (0.0, 1.0), "num_bins 1 must be >= 2"),
-        (3, (1.0, 1.0), r"value_range \[1.0, 1.0\] must be finite and increasing"),
-        (3, (0.0, float("inf")), r"value_range \[0.0, inf\] must be finite and increasing"),
+        (1, (0.0, 1.0), "num_bins 1 must be an integer >= 2"),
+        (3, (1.0, 1.0), r"value_range \(1.0, 1.0\) must be two numbers, finite and increasing"),
+        (3, (0.0, float("inf")), r"value_range \(0.0, inf\) must be two numbers, finite and inc"),
+        (2.5, (0.0, 1.0), r"num_bins 2\.5 must be an integer >= 2"),
+        (3, [1.0], r"value_range \[1\.0\] must be two numbers"),
+        (3, [0, 1, 2], r"value_range \[0, 1, 2\] must be two numbers"),
+        (3, 3, "value_range 3 must be two numbers"),
+        (3, ["a", 1], r"value_range \['a', 1\] must be two numbers"),
     ],
 )
 def test_a_head_without_bins_is_refused(num_bins, value_range, message):

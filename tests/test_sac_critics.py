@@ -235,7 +235,7 @@ def test_a_critic_with_bins_learns_the_better_action():
     [
         ({"num_bins": 11, "critic": "multilinear"}, "critic 'multilinear' cannot have bins"),
         ({"value_range": [0, 1]}, r"value_range \[0, 1\] would be ignored"),
-        ({"num_bins": 1}, "num_bins 1 must be >= 2"),
+        ({"num_bins": 1}, "num_bins 1 must be an integer >= 2"),
         ({"policy_kwargs": {"dropout": 1.0}}, r"dropout 1\.0 must be in \[0, 1\)"),
         ({"reset_interval": -1}, "reset_interval -1 must be >= 0"),
         ({"priority_exponent": 2.0}, r"priority_exponent 2\.0 must be in \[0, 1\]"),

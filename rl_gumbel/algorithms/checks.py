@@ -1,8 +1,32 @@
 """Checks of settings that algorithms share; each error names the setting, its value, the range."""
 
+import inspect
 import math
 import re
+from numbers import Integral, Real
+from types import NoneType, UnionType
 from typing import Any
+
+KINDS: dict[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    NoneType: (NoneType, "None"),
+}
+
+
+def check_kinds(algorithm: object) -> None:
+    """Raise a `ValueError` for a number or switch of another kind than its constructor names."""
+    for name, parameter in inspect.signature(type(algorithm)).parameters.items():
+        kind = parameter.annotation
+        kinds = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+        if not hasattr(algorithm, name) or not KINDS.keys() >= set(kinds):
+            continue
+        accepted, words = zip(*(KINDS[kind] for kind in kinds), strict=True)
+        value = getattr(algorithm, name)
+        is_stray_bool = isinstance(value, bool) and bool not in kinds  # to Python an integer
+        if not isinstance(value, accepted) or is_stray_bool:
+            raise ValueError(f"{name} {value!r} must be {' or '.join(words)}")
 
 
 def check_positive(algorithm: object, *names: str) -> None:
@@ -30,7 +54,7 @@ def check_at_least(algorithm: object, **least: int) -> None:
 
 def check_aggregation(aggregation: str, n_critics: int) -> None:
     """Raise a `ValueError` for what `rl_gumbel.losses.aggregate` cannot do with so many critics."""
-    match = re.fullmatch(r"min|mean|subset_([1-9]\d*)", aggregation)
+    match = re.fullmatch(r"min|mean|subset_([1-9]\d*)", str(aggregation))
     if match is None or int(match[1] or 1) > n_critics:
         raise ValueError(
             f"aggregation {aggregation!r} must be 'min', 'mean' or 'subset_M' with M from 1 to "

@@ -91,6 +91,7 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
             self._setup_batched()
         else:
             super()._setup_model()
+        self._check_train_freq()
 
     def _setup_batched(self) -> None:
         self.batched = as_batched(self.env, self.device)
@@ -100,7 +101,6 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
         self.n_steps = 1
         super()._setup_model()
         self.n_steps, self.replay_buffer_class = n_steps, buffer_class
-        self._check_train_freq()
 
     def _make_replay_buffer(self) -> None:
         self.replay_buffer = DeviceReplayBuffer(
@@ -117,7 +117,9 @@ class BatchedOffPolicyAlgorithm(BatchedAlgorithm, OffPolicyAlgorithm):
 
     def _check_train_freq(self) -> None:
         assert isinstance(self.train_freq, TrainFreq)
-        if self.train_freq.unit is not TrainFrequencyUnit.STEP:
+        if self.train_freq.frequency < 1:
+            raise ValueError(f"train_freq {self.train_freq.frequency!r} must be >= 1")
+        if self.is_batched and self.train_freq.unit is not TrainFrequencyUnit.STEP:
             raise ValueError(
                 f"train_freq {self.train_freq.frequency!r} episodes: with batched environments, "
                 f"and with action masks, it must be in steps, since a count of episodes would wait "

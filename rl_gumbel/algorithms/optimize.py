@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +151,8 @@ def log_coefficient(name: str, value: str | float) -> float:
             start = float(number or 1.0) if word == "auto" else -1.0
         except ValueError:
             start = -1.0
-    is_valid = 0 <= start < math.inf if start is value else 0 < start < math.inf
-    if not is_valid:
+    is_number = isinstance(start, Real) and 0 <= start < math.inf
+    if not is_number or (start == 0 and start is not value):
         raise ValueError(
             f"{name} {value!r} must be a number >= 0, 'auto' or 'auto_' and a number > 0"
         )
@@ -178,7 +179,7 @@ def entropy_target(
         return fraction * layout.max_entropy
     if not isinstance(ent_coef, str):
         raise ValueError(f"target_entropy {target_entropy!r} would be ignored: ent_coef is fixed")
-    if isinstance(target_entropy, str) or not 0 < target_entropy < layout.max_entropy:
+    if not isinstance(target_entropy, Real) or not 0 < target_entropy < layout.max_entropy:
         raise ValueError(
             f"target_entropy {target_entropy!r} must be 'auto' or between 0 and the maximum of "
             f"this space, {layout.max_entropy:.3f} nats (discrete entropy is positive)"

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from rl_gumbel.algorithms.batched import COUNTERS
-from rl_gumbel.algorithms.checks import check_at_least, check_unit_interval
+from rl_gumbel.algorithms.checks import check_at_least, check_kinds, check_unit_interval
 from rl_gumbel.algorithms.compilation import compiled
 from rl_gumbel.algorithms.on_policy import BatchedOnPolicyAlgorithm
 from rl_gumbel.algorithms.optimize import clipped_gradients, is_traceable, step_by
@@ -101,7 +101,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
         target_kl: float | None = None,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
@@ -123,7 +123,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]  # None does not clip
             use_sde=False,
             sde_sample_freq=-1,
             stats_window_size=stats_window_size,
@@ -153,6 +153,7 @@ class BatchedPPO(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored, before anything is built."""
+        check_kinds(self)
         if self.batch_size is not None and self.num_minibatches is not None:
             raise ValueError(
                 f"num_minibatches {self.num_minibatches!r} would be ignored: batch_size is "

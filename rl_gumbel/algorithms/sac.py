@@ -14,6 +14,7 @@ from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import (
     check_aggregation,
     check_at_least,
+    check_kinds,
     check_positive,
     check_unit_interval,
     join_policy_kwargs,
@@ -21,6 +22,7 @@ from rl_gumbel.algorithms.checks import (
 from rl_gumbel.algorithms.objective import ActorObjective
 from rl_gumbel.algorithms.optimize import entropy_target, log_coefficient
 from rl_gumbel.algorithms.sac_updates import Batch, SACUpdates
+from rl_gumbel.buffers import DeviceReplayBuffer
 from rl_gumbel.envs.base import BatchedEnv
 from rl_gumbel.logger import Means
 from rl_gumbel.losses import aggregate, categorical_critic_loss, critic_loss, soft_bellman_target
@@ -195,6 +197,7 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
         self._means = Means()
         self._latest: dict[str, float] = {}
         if _init_setup_model:
+            check_kinds(self)
             self._adapts = self._must_adapt()
             self._check_settings()
             self._setup_model()
@@ -223,6 +226,11 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
                         f"{name} {getattr(self, name)!r} would be ignored: the replay of a "
                         f"BatchedEnv, with masks or with priorities is a DeviceReplayBuffer"
                     )
+        elif self.replay_buffer_class is DeviceReplayBuffer:
+            raise ValueError(
+                "replay_buffer_class DeviceReplayBuffer takes the steps of a BatchedEnv alone: "
+                "leave it out, or pass the environments of make_vec"
+            )
 
     def _setup_model(self) -> None:
         layout = ActionLayout.from_space(self.action_space)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from rl_gumbel.algorithms.batched import COUNTERS
 from rl_gumbel.algorithms.checks import (
     check_at_least,
+    check_kinds,
     check_positive,
     check_unit_interval,
     join_policy_kwargs,
@@ -241,6 +242,7 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
 
     def _check_settings(self) -> None:
         """Raise for what is out of range or would be ignored."""
+        check_kinds(self)
         check_positive(self, "reward_scale", "max_grad_norm", "average_reward_rate", "tau")
         check_unit_interval(self, "gamma", "gae_lambda", "score_function_weight", "tau")
         check_at_least(self, n_steps=1, n_epochs=1, num_minibatches=1)

@@ -1,6 +1,7 @@
 """The native policy of `GumbelSAC`: a factored categorical actor and an ensemble critic."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -143,8 +144,9 @@ class FactoredPolicy(MaskedPrediction):
         optimizer_kwargs: without the learning rate; the default makes Adam fused.
 
     Raises:
-        ValueError: for an unknown critic, a dropout outside [0, 1), a rank, layer or range that
-            would be ignored, and bins on a multilinear critic of several factors.
+        ValueError: for an unknown critic, no critics or rank, a dropout outside [0, 1), a rank,
+            layer or range that would be ignored, and bins on a multilinear critic of several
+            factors.
     """
 
     actor: FactoredActor
@@ -187,11 +189,14 @@ class FactoredPolicy(MaskedPrediction):
         )
         if critic not in CRITICS:
             raise ValueError(f"unknown critic {critic!r}; known: {', '.join(CRITICS)}")
-        if not 0 <= dropout < 1:
+        for name, count in (("n_critics", n_critics), ("rank", 1 if rank is None else rank)):
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"{name} {count!r} must be an integer >= 1")
+        if not isinstance(dropout, Real) or not 0 <= dropout < 1:
             raise ValueError(f"dropout {dropout!r} must be in [0, 1)")
         if num_bins is None and value_range is not None:
             raise ValueError(
-                f"value_range {list(value_range)} would be ignored: num_bins is None, the critic's "
+                f"value_range {value_range!r} would be ignored: num_bins is None, the critic's "
                 f"value is one number"
             )
         if rank is not None and critic != "multilinear":
@@ -251,8 +256,9 @@ class FactoredPolicy(MaskedPrediction):
             if self.settings[name] is not None:
                 settings[name] = self.settings[name]
         num_bins, value_range = self.settings["num_bins"], self.settings["value_range"]
+        value_range = DEFAULT_VALUE_RANGE if value_range is None else value_range
         if num_bins is not None:
-            settings["head"] = CategoricalHead(num_bins, value_range or DEFAULT_VALUE_RANGE)
+            settings["head"] = CategoricalHead(num_bins, value_range)
         return {**settings, "net_arch": self.critic_arch}
 
     def _network_kwargs(self, features_extractor: BaseFeaturesExtractor | None) -> dict[str, Any]:
