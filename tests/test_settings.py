@@ -79,3 +79,8 @@ def test_a_collection_of_no_steps_is_refused(env, train_freq):
 
 def test_numbers_of_numpy_and_integers_for_numbers_are_taken():
     build(batch_size=np.int64(8), gamma=np.float32(0.9), tau=1, max_grad_norm=np.float64(1))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=list(ALGORITHMS))
+def test_no_clipping_of_gradients_is_none_in_every_algorithm(algorithm):
+    algorithm("MlpPolicy", CartPole(2), device="cpu", max_grad_norm=None)
