@@ -275,7 +275,7 @@ class GumbelSHAC(MaskedAlgorithm, BatchedOnPolicyAlgorithm):
             raise ValueError(
                 f"{type(inner).__name__} has no gradient through its step, which "
                 f"score_function_weight {self.score_function_weight!r} needs; it takes a "
-                f"differentiable torch environment, which make_vec makes, or score_function_weight 1"
+                f"differentiable torch environment, made by make_vec, or score_function_weight 1"
             )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
