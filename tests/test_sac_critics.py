@@ -380,10 +380,12 @@ def test_the_variance_of_an_exact_gradient_is_zero():
     assert metrics["estimator/variance"].item() == pytest.approx(0, abs=1e-8)
 
 
-def test_the_variance_of_a_gradient_is_that_of_the_enumeration():
+def test_cosine_and_variance_of_a_gradient_are_those_of_the_enumeration():
     """Plain straight-through on one state: every sample's gradient, weighted by its probability."""
     model = filled(critic="multilinear", estimator="straight_through", policy_kwargs={"rank": 2})
     randomize(model.critic)
+    with torch.no_grad():
+        model.critic.network.output.weight.mul_(4)  # else hardly anything is noise
     obs = model.replay_buffer.sample(1).observations
     parameters = list(model.actor.parameters())
 
@@ -400,14 +402,21 @@ def test_the_variance_of_a_gradient_is_that_of_the_enumeration():
         value = model.critic.network.actor_value(obs, sample.one_hot)
         gradients.append(flat(value.sum()))
         weights.append(policy.log_prob(sample.one_hot.detach()).exp().detach())
-    draws, odds = torch.stack(gradients), torch.stack(weights)
-    mean = (odds * draws).sum(0)  # unbiased here, so this is the enumerated gradient too
-    expected = (odds * (draws - mean).square()).sum() / mean.square().sum()
+    draws, odds = torch.stack(gradients), torch.cat(weights)
+    mean = odds @ draws  # unbiased here, so this is the enumerated gradient too
+    variance = odds @ (draws - mean).square().sum(-1) / mean.square().sum()
+    cosines = draws @ mean / (draws.norm(dim=-1) * mean.norm())
+    cosine = odds @ cosines
+    assert cosine < 0.99
+    deviation = (odds @ (cosines - cosine).square()).sqrt()
     torch.manual_seed(0)
     count = 150
-    measured = [model.probe_estimator(obs, 1.0)["estimator/variance"] for _ in range(count)]
+    measured = [model.probe_estimator(obs, 1.0) for _ in range(count)]
     assert PROBE_DRAWS == 8
-    assert torch.stack(measured).mean().item() == pytest.approx(expected.item(), rel=0.15)
+    variances = torch.stack([row["estimator/variance"] for row in measured])
+    assert variances.mean().item() == pytest.approx(variance.item(), rel=0.15)
+    mean_cosine = torch.stack([row["estimator/cosine"] for row in measured]).mean()
+    assert abs(mean_cosine - cosine) < 5 * deviation / math.sqrt(count * PROBE_DRAWS)
 
 
 def test_a_gradient_of_nothing_has_no_variance():
