@@ -63,27 +63,30 @@ class GumbelSAC(MaskedAlgorithm, SACUpdates):
             `local_expectation`, exact per factor, the others sampled (K * N critic evaluations).
         soft_target: whether the critics learn the value of entropy to come too, as SAC's do;
             without, rewards alone, and entropy is what the actor keeps beside them (arXiv
-            2509.09838). An agent that is paid for going on may put off the end of an episode.
+            2509.09838). An agent that is paid for going on may put off the end of an episode. With
+            `n_steps` > 1 the entropy of the states in between is left out, as in SB3's SAC.
         ent_coef: entropy coefficient, 0 for none; `auto` learns it, `auto_0.1` starting at 0.1.
         target_entropy: in nats, or `auto` for `target_entropy_fraction` of the maximum. Where a
             mask leaves fewer actions it is lower, in proportion to the maximum that they leave.
         target_entropy_fraction: in (0, 1); of the entropy of the uniform policy.
         reward_scale: factor on the rewards when they are sampled; logged returns stay raw.
         priority_exponent: alpha of a prioritised replay, in [0, 1]; 0 samples uniformly. See
-            `DeviceReplayBuffer`, which is then the replay of any environment.
+            `DeviceReplayBuffer`, which is then the replay of any environment. With `compile` the
+            batches of a call are all drawn before its errors become priorities.
         importance_exponent: beta of its importance weights, which rises from here to 1.
         reset_interval: gradient steps between two restarts of all networks and optimisers, the
             replay being kept (Nikishin et al. 2022, arXiv 2205.07802); 0 makes none. For many
             gradient steps with each step of the environment; `layer_norm` and `dropout` in
-            `policy_kwargs` are milder means.
+            `policy_kwargs` are milder means. With `compile` up to three steps late, after a call.
         max_grad_norm: clip the gradients of actor and critic to this norm; None does not.
         cosine_interval: gradient steps between two measurements of `estimator/cosine` and
             `estimator/variance`, made where the exact gradient is at hand: up to 256 joint actions,
             or any number through a multilinear critic; 0 makes none.
-        compile: compile whole updates by `torch.compile`, up to `MAX_FUSED` gradient steps in one
+        compile: compile whole updates by `torch.compile`, up to four (`MAX_FUSED`) in one
             call (with another optimiser than Adam, or a `target_update_interval`, the losses and
             their gradients alone), and with a `BatchedEnv` acting and its steps; where that fails a
-            warning says why and training goes on without.
+            warning says why and training goes on without. So 20 `gradient_steps` are five calls,
+            and measurements that are due within a call are one, before it.
         overlap: make the gradient steps after a collection, of `train_freq` steps, during the next
             one: a share of them in each step, between sending the actions, which the policy has
             chosen before, and waiting for what they lead to. So the policy lags by one collection,
