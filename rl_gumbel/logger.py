@@ -17,7 +17,8 @@ TAGS: Mapping[str, str] = {
     "train/loss": "the whole loss of PPO, mean over the updates",
     "train/policy_gradient_loss": "minus PPO's clipped objective",
     "train/value_loss": "squared error of the values",
-    "train/critic_loss": "half the squared TD error, or cross-entropy of bins, summed over critics",
+    "train/critic_loss": "half the squared TD error, with `num_bins` the cross-entropy in nats, "
+    "summed over the ensemble; with priorities weighted by importance",
     "train/ent_coef": "entropy coefficient",
     "train/ent_coef_loss": "loss of the learned entropy coefficient",
     "train/kl_coef": "multiplier of the divergence beyond its bound",
@@ -31,7 +32,8 @@ TAGS: Mapping[str, str] = {
     "train/learning_rate": "learning rate of all optimisers",
     "train/n_updates": "gradient steps so far",
     "estimator/temperature": "temperature of the gradient estimator",
-    "estimator/entropy": "policy entropy over the allowed maximum, of the batch's means",
+    "estimator/entropy": "mean entropy of the policy over the mean of what is allowed at most, "
+    "both over the batch",
     "estimator/entropy_per_factor": "the same for each factor, a histogram",
     "estimator/grad_norm": "norm of the actor's gradient, before clipping",
     "estimator/cosine": "mean cosine of the gradient, without entropy bonus, and the exact one",
