@@ -1,6 +1,8 @@
 """Replay storage on the device: filled and sampled by whole batches, without waiting for it."""
 
 import os
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +139,7 @@ class DeviceReplayBuffer(ReplayBuffer):
             parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in sizes.items())
             raise MemoryError(
                 f"a replay buffer of {rows} transitions needs {needed / 1e9:.2f} GB ({parts}), and "
-                f"{self.device} has {free / 1e9:.2f} GB; lower buffer_size"
+                f"{self.device} has {free / 1e9:.2f} GB free; lower buffer_size"
             )
 
     @property
@@ -288,9 +290,32 @@ def _parts(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _memory(device: torch.device) -> int | None:
-    """Return the bytes that are free on a GPU, or that the machine has; None if not known."""
+    """Return the bytes that are free on a GPU, or that the process may have; None if not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    if device.type == "cpu" and hasattr(os, "sysconf"):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return _host_memory(Path("/")) if device.type == "cpu" else None
+
+
+def _host_memory(root: Path) -> int | None:
+    """Return the bytes that the machine has available, or a limit of cgroups if that is less.
+
+    A limit may be set on the group of the process or on any above, of either version of cgroups; a
+    container sees its own group at the top.
+    """
+    sizes = []
+    if hasattr(os, "sysconf"):  # of all RAM, where nothing else is known
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    available = re.findall(r"MemAvailable: *(\d+) kB", _read(root / "proc/meminfo"))
+    sizes += [1024 * int(size) for size in available]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers in ("", "memory"):  # of version 2 or 1
+            path = root / "sys/fs/cgroup" / controllers / group.lstrip("/")
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            limits = " ".join(_read(above / name) for above in (path, *path.parents))
+            sizes += [int(size) for size in re.findall(r"\d+", limits)]  # not "max"
+    return min(sizes, default=None)
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

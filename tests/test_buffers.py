@@ -1,7 +1,9 @@
 """DeviceReplayBuffer: what goes in comes out, in the dtype of the space; n-step returns by hand."""
 
 import math
+import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import Tensor
 
-from rl_gumbel.buffers import DeviceReplayBuffer
+from rl_gumbel.buffers import DeviceReplayBuffer, _host_memory
 from rl_gumbel.types import Step
 
 PLANE = spaces.Box(-1, 1, (3,), np.float32)
@@ -238,6 +240,45 @@ def test_more_than_the_machine_has_is_refused_with_the_sizes():
     )
     with pytest.raises(MemoryError, match=message):
         DeviceReplayBuffer(10**10, image, FACTORED, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 3_000 * 1024),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, 3_000 * 1024),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000\n"}, 1000),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "1000\n"}, 1000),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "1000\n"}, 1000),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/b/memory.max": "1000\n"}, 3_000 * 1024),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/docker/a\n4:cpu:/\n0::/\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n",
+            },
+            1000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "5:memory:/a\n",
+                "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            3_000 * 1024,
+        ),
+    ],
+    ids=["no groups", "2, none", "2, top", "2, own", "2, above", "2, other", "1, top", "1, none"],
+)
+def test_memory_is_what_is_available_or_a_limit_of_cgroups(files, expected, tmp_path):
+    meminfo = "MemTotal:  9000 kB\nMemFree:  1 kB\nMemAvailable:  3000 kB\n"
+    for name, text in ({"proc/meminfo": meminfo} | files).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert _host_memory(tmp_path) == expected
+
+
+def test_the_memory_of_this_machine_is_all_that_it_has_at_most():
+    assert 0 < _host_memory(Path("/")) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_many_categories_need_a_wider_index():
