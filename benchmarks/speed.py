@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -207,13 +208,37 @@ def our_sac(width: int, compile: bool = False) -> Measured:
     )
     model.learn(REPLAY_SIZE)
     model.train(UPDATES, BATCH_SIZE)
+    train = partial(model.train, UPDATES, BATCH_SIZE)
+    if compile:
+        return train, UPDATES, partial(compiled_shares, model)
     shares = Shares()
     model.replay_buffer.sample = shares.timed("replay", model.replay_buffer.sample)
-    if not compile:  # else the rest is one call
-        model.update_critic = shares.timed("critic", model.update_critic)
-        model.update_actor = shares.timed("actor", model.update_actor)
-        model.target_value = shares.timed("target", model.target_value)
-    return lambda: model.train(UPDATES, BATCH_SIZE), UPDATES, shares
+    model.update_critic = shares.timed("critic", model.update_critic)
+    model.update_actor = shares.timed("actor", model.update_actor)
+    model.target_value = shares.timed("target", model.target_value)
+    return train, UPDATES, shares
+
+
+def compiled_shares(model: Any) -> dict[str, float]:
+    """Return the shares of the parts of an update, each compiled by itself: all are one call."""
+    import torch
+
+    from rl_gumbel.algorithms.compilation import compiled
+
+    batch, temperature = model.replay_buffer.sample(BATCH_SIZE), torch.ones(())
+    parts = {
+        "replay": partial(model.replay_buffer.sample, BATCH_SIZE),
+        "target": partial(compiled(model.target_value), batch),
+        "critic": partial(compiled(model.step_critic), batch),
+        "actor": partial(compiled(model.step_actor), batch.observations, temperature, None),
+    }
+    seconds = {}
+    for name, call in parts.items():
+        for _ in range(3):  # the second compiles
+            call()
+        seconds[name] = time_call(call)
+    whole = sum(seconds.values()) - seconds["target"]  # which is a part of the critic's
+    return {f"share_{name}": part / whole for name, part in seconds.items()}
 
 
 def our_compiled_sac(width: int) -> Measured:
@@ -308,16 +333,20 @@ def measure(name: str, size: int, threads: int) -> dict[str, Any]:
         function()
     if isinstance(shares, Shares):
         shares.reset()
+    return {
+        "steps_per_second": steps / time_call(function),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **shares(),
+    }
+
+
+def time_call(function: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
     calls, start = 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
         function()
         calls += 1
-    seconds = time.perf_counter() - start
-    return {
-        "steps_per_second": calls * steps / seconds,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        **shares(),
-    }
+    return (time.perf_counter() - start) / calls
 
 
 FIELDS = [
@@ -328,6 +357,7 @@ UPDATE_FIELDS = [
     *("row", "width", "threads", "repeat", "steps_per_second", "peak_mib"),
     *("share_replay", "share_target", "share_critic", "share_actor", "cpu", "torch"),
 ]
+"""The share of the critic has that of its targets in it; the table takes it out."""
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -542,8 +572,8 @@ def updates_table(rows: list[dict[str, str]]) -> str:
     lines = [
         f"Gradient steps of SAC at batch {BATCH_SIZE}, {rows[0]['threads']} thread, torch "
         f"{rows[0]['torch']}, {rows[0]['cpu']}; medians of "
-        f"{1 + max(int(row['repeat']) for row in rows)} repeats. The critic's share includes the "
-        f"target's.",
+        f"{1 + max(int(row['repeat']) for row in rows)} repeats. Parts of a compiled row are "
+        f"compiled one by one.",
         "",
         f"| | hidden layers | steps/s | SB3's SAC | ratio | {' | '.join(parts)} |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -553,7 +583,7 @@ def updates_table(rows: list[dict[str, str]]) -> str:
             continue
         peer = speed[width, "sb3-sac"]
         shares = [
-            f"{100 * median(float(row[f'share_{part}']) for row in group):.0f}%"
+            f"{100 * median(update_share(row, part) for row in group):.0f}%"
             if group[0][f"share_{part}"]
             else ""
             for part in parts
@@ -563,6 +593,12 @@ def updates_table(rows: list[dict[str, str]]) -> str:
             f"{speed[width, name] / peer:.2f} | {' | '.join(shares)} |"
         )
     return "\n".join(lines)
+
+
+def update_share(row: dict[str, str], part: str) -> float:
+    """Return the share of a part of an update, the critic's without that of its targets."""
+    share = float(row[f"share_{part}"])
+    return share - float(row["share_target"]) if part == "critic" else share
 
 
 def solve_table(rows: list[dict[str, str]]) -> str:
