@@ -237,10 +237,6 @@ def test_the_same_seed_gives_the_same_weights():
     "kwargs",
     [
         {"n_steps": 3},
-        {
-            "optimize_memory_usage": True,
-            "replay_buffer_kwargs": {"handle_timeout_termination": False},
-        },
         {"max_grad_norm": 0.5, "target_update_interval": 3, "cosine_interval": 5},
         {"actor_gradient": "local_expectation", "critic": "multilinear"},
     ],
@@ -252,6 +248,15 @@ def test_options_train_with_finite_losses(kwargs):
     model.learn(40, log_interval=None)
     for name in ("train/actor_loss", "train/critic_loss", "train/ent_coef"):
         assert math.isfinite(model.logger.name_to_value[name])
+
+
+def test_a_replay_that_saves_memory_stores_no_next_observations():
+    """They are the observations of the next row."""
+    kwargs = {"handle_timeout_termination": False}
+    model = build(optimize_memory_usage=True, replay_buffer_kwargs=kwargs).learn(40)
+    assert model._n_updates == 20
+    assert not hasattr(model.replay_buffer, "next_observations")
+    assert not model.replay_buffer.handle_timeout_termination
 
 
 def test_normalised_observations_and_rewards_train():
