@@ -275,15 +275,33 @@ def test_networks_and_optimisers_restart_at_their_interval_and_the_replay_stays(
     assert not torch.equal(vector(model.critic), vector(model.critic_target))
 
 
-def test_twenty_updates_for_each_step_train_with_restarts_and_dropout():
+def test_twenty_updates_for_each_step_train_with_restarts_and_dropout(monkeypatch):
     model = build(
         gradient_steps=20,
         reset_interval=150,
+        critic="multilinear",
         aggregation="subset_2",
         policy_kwargs={"n_critics": 4, "dropout": 0.01},
-    ).learn(40, log_interval=None)
+    )
+    restarts, reset_networks = [], model.reset_networks
+
+    def restart():
+        reset_networks()
+        restarts.append((model._n_updates, torch.equal(*map(vector, averaged))))
+
+    averaged = (model.critic, model.critic_target)
+    monkeypatch.setattr(model, "reset_networks", restart)
+    model.learn(40, log_interval=None)
     assert model._n_updates == 400
+    assert restarts == [(150, True), (300, True)]
     assert math.isfinite(model.logger.name_to_value["train/critic_loss"])
+    batch = model.replay_buffer.sample(16)
+    one_hot = model.layout.to_one_hot(batch.actions)
+    assert model.critic.training
+    assert not torch.equal(*(model.critic(batch.observations, one_hot) for _ in range(2)))
+    model.critic_target.set_training_mode(False)  # without dropout the subset is what differs
+    targets = torch.stack([model.target_value(batch) for _ in range(10)])
+    assert (targets.std(0) > 0).any()
 
 
 # --- prioritised replay -----------------------------------------------------------------------
