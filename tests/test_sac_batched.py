@@ -294,6 +294,25 @@ def test_entropy_is_measured_against_the_allowed_maximum_of_each_state():
     assert metrics["train/ent_coef_loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_entropy_under_masks_by_hand():
+    """Odds 1 : 2 : 3 and 1 : 3. All and one open: (1/6, 1/3, 1/2) and nothing to choose; the
+    outer two and both open: (1/4, 3/4) twice."""
+    model = filled(ent_coef="auto_0.5", target_entropy_fraction=0.25)
+    with torch.no_grad():
+        model.actor.network.layers[-1].weight.zero_()
+        model.actor.network.layers[-1].bias.copy_(torch.tensor([1.0, 2.0, 3.0, 1.0, 3.0]).log())
+    mask = torch.tensor([[[1, 1, 1], [1, 0, 0]], [[1, 0, 1], [1, 1, 0]]], dtype=torch.bool)
+    three = math.log(6) / 6 + math.log(3) / 3 + math.log(2) / 2
+    two = math.log(4) / 4 + 0.75 * math.log(4 / 3)
+    metrics = model.update_actor(model.replay_buffer.sample(2).observations, 1.0, mask)
+    most = math.log(3) + 2 * math.log(2)
+    assert metrics["estimator/entropy"].item() == pytest.approx((three + 2 * two) / most)
+    per_factor = torch.tensor([(three + two) / math.log(6), two / math.log(2)])
+    torch.testing.assert_close(metrics["estimator/entropy_per_factor"], per_factor)
+    expected = math.log(0.5) * (three + 2 * two - 0.25 * most) / 2
+    assert metrics["train/ent_coef_loss"].item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_states_with_one_allowed_action_have_no_entropy_to_have():
     model = filled()
     batch = model.replay_buffer.sample(8)
