@@ -612,22 +612,28 @@ def test_sb3_checkpoints_with_the_replay(tmp_path):
 
 # --- no host reads ----------------------------------------------------------------------------
 
-MORE = [
-    {"policy_kwargs": SMALL},
-    {
-        "n_steps": 3,
-        "priority_exponent": 0.6,
-        "aggregation": "subset_2",
-        "reset_interval": 2,
-        "policy_kwargs": {**SMALL, "n_critics": 3, "dropout": 0.1},
-    },
+DEFAULTS = {"policy_kwargs": SMALL}
+MORE = {
+    "n_steps": 3,
+    "priority_exponent": 0.6,
+    "aggregation": "subset_2",
+    "reset_interval": 2,
+    "policy_kwargs": {**SMALL, "n_critics": 3, "dropout": 0.1},
+}
+ADDITIONS = [
+    ("concat", DEFAULTS),
+    ("concat", {**MORE, "num_bins": 11}),
+    ("multilinear", DEFAULTS),
+    ("multilinear", MORE),
 ]
-"""The defaults, and everything that may be added."""
+"""The defaults, and everything that may be added to a critic."""
+EVERY_ADDITION = pytest.mark.parametrize(
+    ("critic", "more"), ADDITIONS, ids=["concat", "concat, all", "multilinear", "multilinear, all"]
+)
 
 
-@EVERY_CRITIC
+@EVERY_ADDITION
 @EVERY_GRADIENT
-@pytest.mark.parametrize("more", MORE)
 def test_collect_and_update_never_wait_for_the_device(critic, actor_gradient, more):
     """On the CPU with fused Adam, everything on: masks, clipping, the probe of the gradient."""
     settings = {"critic": critic, "actor_gradient": actor_gradient, **more}
@@ -641,9 +647,22 @@ def test_collect_and_update_never_wait_for_the_device(critic, actor_gradient, mo
     assert reads.seen == []
 
 
-@EVERY_CRITIC
+@EVERY_ADDITION
 @EVERY_GRADIENT
-@pytest.mark.parametrize("more", MORE)
+def test_updates_in_one_call_never_wait_for_the_device(monkeypatch, critic, actor_gradient, more):
+    """The way that is compiled, here as it is: a full call and a rest."""
+    monkeypatch.setattr(sac_updates, "compiled", lambda function: function)
+    settings = {"critic": critic, "actor_gradient": actor_gradient, **more}
+    model = filled(compile=True, cosine_interval=1, max_grad_norm=1.0, **settings)
+    assert model._fuses
+    model.train(1, 16)
+    with DeviceReads() as reads:
+        model.train(6, 16)
+    assert reads.seen == []
+
+
+@EVERY_ADDITION
+@EVERY_GRADIENT
 @pytest.mark.parametrize("env", [Gates, CartPole])
 def test_a_whole_iteration_runs_on_meta(critic, actor_gradient, env, more):
     """A host read, or an operation of two devices, raises there. Adam is plain."""
