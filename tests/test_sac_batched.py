@@ -744,10 +744,11 @@ def test_updates_in_one_call_are_those_of_one_after_the_other(monkeypatch):
         )
         for flag in (False, True)
     ]
-    batch = models[0].replay_buffer.sample(16)
+    batches = [models[0].replay_buffer.sample(16) for _ in range(6)]
     for model in models:
         assert model._fuses is model.compile
-        model.replay_buffer.sample = lambda *args, **kwargs: batch
+        rows = iter(batches)
+        model.replay_buffer.sample = lambda *args, rows=rows, **kwargs: next(rows)
         model.train(6, 16)  # a full call and a rest
         assert model._n_updates == 6
     eager, fused = (state(model) | model.replay_buffer.store for model in models)
@@ -757,6 +758,32 @@ def test_updates_in_one_call_are_those_of_one_after_the_other(monkeypatch):
     assert logs[0].keys() == logs[1].keys()
     for name in ("train/critic_loss", "train/actor_loss", "train/ent_coef", "estimator/grad_norm"):
         assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4)
+
+
+def test_a_call_draws_its_batches_before_any_of_them_has_new_priorities(monkeypatch):
+    """Six updates: a full call and a rest; each batch gets its own priorities, in turn."""
+    monkeypatch.setattr(sac_updates, "compiled", lambda function: function)
+    model = filled(priority_exponent=0.6, compile=True)
+    sample, update_priorities = model.replay_buffer.sample, model.replay_buffer.update_priorities
+    events: list[tuple[str, Tensor]] = []
+
+    def draw(*args, **kwargs):
+        batch = sample(*args, **kwargs)
+        events.append(("draw", batch.positions))
+        return batch
+
+    def update(positions, errors):
+        events.append(("update", positions))
+        update_priorities(positions, errors)
+
+    monkeypatch.setattr(model.replay_buffer, "sample", draw)
+    monkeypatch.setattr(model.replay_buffer, "update_priorities", update)
+    model.train(6, 16)
+    order = [name for name, _ in events]
+    assert order == ["draw"] * 4 + ["update"] * 4 + ["draw"] * 2 + ["update"] * 2
+    drawn, updated = ([p for name, p in events if name == each] for each in ("draw", "update"))
+    assert all(torch.equal(*pair) for pair in zip(drawn, updated, strict=True))
+    assert not any(torch.equal(drawn[0], later) for later in drawn[1:])
 
 
 def test_a_restart_falls_on_the_call_that_passes_its_interval(monkeypatch):
