@@ -832,6 +832,34 @@ def test_compiled_updates_are_those_of_eager_ones():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        (
+            {"aggregation": "subset_1", "policy_kwargs": {**SMALL, "n_critics": 3}},
+            "train/critic_loss",
+        ),
+        ({"policy_kwargs": {**SMALL, "dropout": 0.5}}, "train/critic_loss"),
+        ({"critic": "concat", "actor_gradient": "estimator"}, "train/actor_loss"),
+    ],
+    ids=["subset", "dropout", "noise"],
+)
+def test_every_compiled_call_draws_anew(kwargs, name):
+    """One batch, and networks that do not move: losses differ by what is drawn alone."""
+    model = filled(learning_rate=0.0, **(NOTHING_DRAWN | kwargs))
+    model.compile = True
+    model._setup_losses()
+    batch = model.replay_buffer.sample(16)
+    model.replay_buffer.sample = lambda *args, **kwargs: batch
+    model.train(1, 16)  # the first call is not compiled
+    losses = set()
+    for _ in range(8):
+        model.train(1, 16)
+        losses.add(model.logger.name_to_value[name])
+    assert len(losses) > 1
+
+
+@pytest.mark.slow
 def test_numbers_that_move_do_not_compile_again():
     """The recompilation limit of torch is 8; each of these would be a new number."""
     schedules = {"temperature": Schedule("linear", 2, 1), "learning_rate": Schedule("linear", 1, 0)}
