@@ -22,14 +22,28 @@ def env_class(env_id: str) -> type[TorchEnv]:
 
 DIFFERENTIABLE = [env_id for env_id in ENVS if env_class(env_id).differentiable]
 RIGID = [env_id for env_id in ENVS if env_id not in DIFFERENTIABLE]
-SHOWN = [env_id for env_id in DIFFERENTIABLE if not env_id.startswith("Probe")]
-"""Whose observations an action changes."""
+SHOWN = [
+    "CartPole-v1",
+    "MountainCar-v0",
+    "Acrobot-v1",
+    "DiscretePendulum-v1",
+    "PendulumBank-v0",
+    "Thermostats-v0",
+    "Inventory-v0",
+    "QueueNetwork-v0",
+]
+"""Whose observations an action changes: all but probes."""
 SAMPLED = ["QueueNetwork-v0"]
 """Whose gradient is that of an expectation, not of the event drawn: see `test_envs_queue.py`."""
 every_env = pytest.mark.parametrize("env_id", DIFFERENTIABLE)
 every_smooth_env = pytest.mark.parametrize(
     "env_id", [i for i in DIFFERENTIABLE if i not in SAMPLED]
 )
+
+
+def limited(env_id: str, steps: int) -> dict[str, int]:
+    """Return the time limit for an environment that has one; the others end by themselves."""
+    return {"max_episode_steps": steps} if "max_episode_steps" in ENVS[env_id][1] else {}
 
 
 def random_one_hots(env: TorchEnv, steps: int) -> Tensor:
@@ -80,6 +94,10 @@ def jacobian(values: list[Tensor], actions: list[Tensor], row: int) -> list[list
 
 
 # --- the quintet ----------------------------------------------------------------------------------
+
+
+def test_these_have_a_gradient() -> None:
+    assert {env_id for env_id in DIFFERENTIABLE if not env_id.startswith("Probe")} == set(SHOWN)
 
 
 @every_env
@@ -140,13 +158,15 @@ def test_observations_have_the_gradient_of_finite_differences(env_id: str) -> No
 
 @every_env
 def test_values_are_the_same_with_and_without_gradients(env_id: str) -> None:
-    """Bit by bit, and by index as by one-hot."""
+    """Bit by bit, and by index as by one-hot, also where an episode ends."""
     plain, tracked, indexed = (
-        make_vec(env_id, 4, "cpu", gradients=on) for on in (False, True, False)
+        make_vec(env_id, 4, "cpu", gradients=on, **limited(env_id, 7))
+        for on in (False, True, False)
     )
     first, second, third = (env.reset(seed=0) for env in (plain, tracked, indexed))
     assert first.equal(second)
     assert first.equal(third)
+    ends = 0
     for one_hot in random_one_hots(plain, 60):
         action = plain.layout.to_action(one_hot)
         expected = plain.step(one_hot)
@@ -154,6 +174,8 @@ def test_values_are_the_same_with_and_without_gradients(env_id: str) -> None:
             for name in vars(expected):
                 left, right = getattr(expected, name), getattr(step, name)
                 assert left is right is None or torch.equal(left, right), name
+        ends += int(expected.ended.sum())
+    assert ends >= 4
     assert step.episode_return.isfinite().all()
 
 
@@ -253,8 +275,7 @@ def test_an_end_cuts_the_graph_by_hand() -> None:
 @every_env
 def test_no_gradient_crosses_an_end(env_id: str) -> None:
     """Of what is seen and paid at each step, none reaches an action of an earlier episode."""
-    limit = {"max_episode_steps": 3} if "max_episode_steps" in ENVS[env_id][1] else {}
-    env = make_vec(env_id, 2, "cpu", gradients=True, **limit)
+    env = make_vec(env_id, 2, "cpu", gradients=True, **limited(env_id, 3))
     env.reset(seed=0)
     actions = list(random_one_hots(env, 8).requires_grad_().unbind(0))
     past = torch.zeros(2, dtype=torch.int64)
