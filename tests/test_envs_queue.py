@@ -402,18 +402,29 @@ def test_the_last_buffer_is_first_served_by_hand() -> None:
 # --- the gradient ---------------------------------------------------------------------------------
 
 
-def expect(network: Network, queue: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+def means(env: QueueNetwork, state: State) -> Tensor:
+    """Return what the times to come are multiplied by on average, `[B, events]`."""
+    events = len(env.network.successors) + len(env.network.streams)
+    slow = state.get("slow", torch.zeros(env.num_envs, events, dtype=torch.bool))
+    return torch.where(slow, 1 + env.spread, 1 - env.spread)
+
+
+def expect(network: Network, mean: Tensor, queue: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """Return what the gradient is that of: expected next queues `[classes]` and reward of one run.
 
-    Written class by class, for any action `[K, N]`, one-hot or not, and any queues.
+    Written class by class, for any action `[K, N]`, one-hot or not, and any queues; `mean`
+    `[events]` divides the rates, first of the services by class, then of the arrivals.
     """
     service = [torch.zeros((), dtype=torch.float64) for _ in queue]
     for server, classes in enumerate(network.choices):
         for choice, job in enumerate(classes):
             rate = network.service_rates[server][job] * action[server, choice]
             service[job] = service[job] + rate * min(queue[job], torch.ones_like(queue[job]))
-    total = sum(network.arrival_rates) + sum(service)
-    following = [length + network.arrival_rates[job] / total for job, length in enumerate(queue)]
+    service = [rate / slow for rate, slow in zip(service, mean, strict=False)]
+    arrival = dict(zip(network.streams, mean[len(queue) :], strict=True))
+    arrival = {job: network.arrival_rates[job] / slow for job, slow in arrival.items()}
+    total = sum(arrival.values()) + sum(service)
+    following = [length + arrival.get(job, 0.0) / total for job, length in enumerate(queue)]
     for job, successor in enumerate(network.successors):
         following[job] = following[job] - service[job] / total
         if successor is not None:
@@ -422,23 +433,25 @@ def expect(network: Network, queue: Tensor, action: Tensor) -> tuple[Tensor, Ten
     return torch.stack(following), -cost * network.event_rate / sum(network.holding_costs)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.8])
 @some_systems
-def test_the_gradient_of_a_step_is_that_of_the_expected_step(system: str) -> None:
+def test_the_gradient_of_a_step_is_that_of_the_expected_step(system: str, spread: float) -> None:
     """Against finite differences, towards fewer jobs, and whatever event was drawn."""
-    env = QueueNetwork(12, system=system, gradients=True, dtype=torch.float64)
+    env = QueueNetwork(12, system=system, spread=spread, gradients=True, dtype=torch.float64)
     env.reset(seed=0)
     action = set_random_states(env, high=3).requires_grad_()
     queue = env.state["queue"].requires_grad_()
     weight = torch.linspace(1, 2, queue.shape[1], dtype=torch.float64)
     state, reward, _ = env.transition(env.state, action)
+    mean = means(env, env.state)
     small = 1e-6
     for place, output in ((0, state["queue"] @ weight), (1, reward)):
         grads = torch.autograd.grad(output.sum(), (queue, action), retain_graph=True)
         for b in range(env.num_envs):
             inputs = queue[b].detach(), action[b].detach()
 
-            def value(*inputs: Tensor, place: int = place) -> Tensor:
-                following, reward = expect(env.network, *inputs)
+            def value(*inputs: Tensor, place: int = place, b: int = b) -> Tensor:
+                following, reward = expect(env.network, mean[b], *inputs)
                 return (following @ weight, reward)[place]
 
             for which, grad in enumerate(grads):
@@ -449,6 +462,30 @@ def test_the_gradient_of_a_step_is_that_of_the_expected_step(system: str) -> Non
                     assert grad[b].view(-1)[entry].item() == pytest.approx(
                         slope.item(), rel=1e-4, abs=1e-4
                     )
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.8])
+@some_systems
+def test_five_steps_multiply_the_jacobians_of_expected_steps(system: str, spread: float) -> None:
+    """Those of `expect` where the run came by, last to first."""
+    env = QueueNetwork(3, system=system, spread=spread, gradients=True, dtype=torch.float64)
+    env.reset(seed=0)
+    actions = [set_random_states(env, seed).requires_grad_() for seed in range(5)]
+    states, rewards = [], []
+    for action in actions:
+        states.append(env.state)
+        rewards.append(env.step(action).reward)
+    weight = torch.linspace(1, 2, env.state["queue"].shape[1], dtype=torch.float64)
+    total = torch.stack(rewards).double().sum() + (env.state["queue"] @ weight).sum()
+    grads = torch.autograd.grad(total, actions)
+    assert grads[0].any()
+    for b in range(env.num_envs):
+        back = weight
+        for state, action, grad in reversed(list(zip(states, actions, grads, strict=True))):
+            inputs = state["queue"][b].detach().requires_grad_(), action[b]
+            following, reward = expect(env.network, means(env, state)[b], *inputs)
+            back, expected = torch.autograd.grad(following @ back + reward, inputs)
+            torch.testing.assert_close(grad[b], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.8])
