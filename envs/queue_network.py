@@ -1,5 +1,6 @@
 """QueueNetwork: servers of a queueing network choose which queue to work on, and jobs cost."""
 
+from difflib import get_close_matches
 from typing import Any, Self
 
 import numpy as np
@@ -66,8 +67,14 @@ class QueueNetwork(TorchEnv):
         spread: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(system, Network) and system not in SYSTEMS:
-            raise ValueError(f"system {system!r} of QueueNetwork must be one of {list(SYSTEMS)}")
+        known = isinstance(system, Network) or (isinstance(system, str) and system in SYSTEMS)
+        if not known:
+            nearest = get_close_matches(str(system), SYSTEMS, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise ValueError(
+                f"system {system!r} of QueueNetwork must be one of {list(SYSTEMS)} "
+                f"or a Network{hint}"
+            )
         if not 0 <= spread < 1:
             raise ValueError(f"spread {spread} of QueueNetwork must be at least 0 and below 1")
         self.network = system if isinstance(system, Network) else SYSTEMS[system]

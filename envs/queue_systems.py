@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import chain
+from math import isfinite
 
 ARRIVAL_RATE = 9 / 140
 """Of each stream of the re-entrant networks."""
@@ -15,8 +16,9 @@ class Network:
     """Classes of jobs, each with a queue of its own, and the servers that can serve them.
 
     Raises:
-        ValueError: for parts of different lengths, a negative rate or cost, no arrivals or no costs
-            at all, a class that nobody serves, or a job that never leaves.
+        ValueError: for no class or no server, parts of different lengths, a rate or cost that is
+            negative or not finite, no arrivals or no costs at all, a successor that is no class, a
+            class that nobody serves, or a job that never leaves.
     """
 
     arrival_rates: tuple[float, ...]
@@ -30,12 +32,23 @@ class Network:
 
     def __post_init__(self) -> None:
         size = len(self.arrival_rates)
+        for name, number in (("classes", size), ("servers", len(self.service_rates))):
+            if not number:
+                raise ValueError(f"{number} {name} of a network must be at least 1")
         for part in (self.successors, self.holding_costs, *self.service_rates):
             if len(part) != size:
                 raise ValueError(f"{part} of a network of {size} classes must have {size} entries")
         for numbers in (self.arrival_rates, self.holding_costs, self.all_service_rates):
-            if min(numbers) < 0 or not any(numbers):
-                raise ValueError(f"{numbers} of a network must be at least 0, and not all 0")
+            if not all(isfinite(number) and number >= 0 for number in numbers) or not any(numbers):
+                raise ValueError(
+                    f"{numbers} of a network must be finite, at least 0, and not all 0"
+                )
+        for job, successor in enumerate(self.successors):
+            if successor is not None and successor not in range(size):
+                raise ValueError(
+                    f"successor {successor!r} of class {job} of a network must be None or a class, "
+                    f"0 to {size - 1}"
+                )
         for job in range(size):
             if not any(rates[job] for rates in self.service_rates):
                 raise ValueError(f"class {job} of a network must have a server")

@@ -1,5 +1,6 @@
 """QueueNetwork: closed forms, a second simulation, exact dynamic programming; its gradient."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -105,15 +106,26 @@ def test_a_job_passes_the_classes_of_its_route_and_leaves(system: str) -> None:
     ("change", "message"),
     [
         ({"holding_costs": (1.0,)}, r"\(1.0,\) of a network of 2 classes must have 2 entries"),
-        ({"arrival_rates": (-1.0, 2.0)}, r"\(-1.0, 2.0\) of a network must be at least 0"),
-        ({"arrival_rates": (0.0, 0.0)}, "must be at least 0, and not all 0"),
+        ({"arrival_rates": (-1.0, 2.0)}, r"\(-1.0, 2.0\) of a network must be finite, at least 0"),
+        ({"arrival_rates": (0.0, 0.0)}, "must be finite, at least 0, and not all 0"),
+        ({"arrival_rates": (1.0, math.nan)}, r"\(1.0, nan\) of a network must be finite"),
+        ({"holding_costs": (math.inf, 1.0)}, r"\(inf, 1.0\) of a network must be finite"),
+        ({"service_rates": ((2.0, math.inf),)}, r"\(2.0, inf\) of a network must be finite"),
+        ({"service_rates": ()}, "0 servers of a network must be at least 1"),
+        ({"arrival_rates": ()}, "0 classes of a network must be at least 1"),
+        (
+            {"successors": (5, None)},
+            "successor 5 of class 0 of a network must be None or .*, 0 to 1",
+        ),
+        ({"successors": (1, -1)}, "successor -1 of class 1 of a network must be None or a class"),
         ({"service_rates": ((1.0, 0.0),)}, "class 1 of a network must have a server"),
         ({"successors": (1, 0)}, "a job of class 0 of a network must leave in the end"),
     ],
 )
 def test_networks_that_cannot_work_are_refused(change: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         replace(Network((1.0, 0.0), ((2.0, 2.0),), (1, None), (1.0, 1.0)), **change)
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_systems_and_spreads_are_refused() -> None:
@@ -121,6 +133,9 @@ def test_unknown_systems_and_spreads_are_refused() -> None:
         QueueNetwork(1, system="ring")
     with pytest.raises(ValueError, match="system 3 of QueueNetwork must be one of"):
         QueueNetwork(1, system=3)
+    for system, meant in (("criss_cross", "criss-cross"), (["n-model"], "n-model")):
+        with pytest.raises(ValueError, match=rf"of QueueNetwork .*; did you mean {meant}\?$"):
+            QueueNetwork(1, system=system)
     for spread in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"spread {spread} of QueueNetwork must be at least"):
             QueueNetwork(1, spread=spread)
