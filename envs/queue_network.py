@@ -25,6 +25,11 @@ class QueueNetwork(TorchEnv):
     choose the same class add their rates, even on a single job. A server that chooses an empty
     class idles; the masks forbid that, and idling, wherever the server has jobs to serve.
 
+    The systems are those of QGym (arXiv 2410.06170) and PATHWISE (arXiv 2409.03740). In QGym one
+    server works on a job. That we add rates on a single job makes a difference under c mu on the
+    N-model: server 1 leaves class 1, whose queue grows, also for the last job of class 2 (see
+    `benchmarks/queues.py`).
+
     A factor is a server, its categories are the classes that it serves, in order, and then `idle`.
     The figure of merit is the holding cost in a unit of time, `average_cost`. The reward of a step
     is minus the expected cost until its event (given queues and action: without the noise of that
