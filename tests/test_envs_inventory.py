@@ -206,6 +206,11 @@ def test_in_seasons_the_search_finds_the_best_of_all_levels() -> None:
     assert search_levels(env) == (10 + int(np.argmax(costs)),)
 
 
+@pytest.mark.slow
+def test_the_search_finds_the_levels_of_the_default_environment() -> None:
+    assert search_levels(Inventory(1000)) == LEVELS
+
+
 @pytest.mark.parametrize("move", [(1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 1), (0, 0, 0, -1)])
 def test_no_levels_beside_those_of_the_default_environment_are_better(
     move: tuple[int, ...],
