@@ -37,7 +37,7 @@ TAGS: Mapping[str, str] = {
     "estimator/entropy_per_factor": "the same for each factor, a histogram",
     "estimator/grad_norm": "norm of the actor's gradient, before clipping",
     "estimator/cosine": "mean cosine of the gradient, without entropy bonus, and the exact one",
-    "estimator/variance": "variance of such draws over the squared norm of the exact gradient",
+    "estimator/variance": "variance of draws of that gradient over the exact one's squared norm",
     "codes/loss": "reconstruction loss plus the weighted divergence of observation codes, in nats",
     "codes/reconstruction_loss": "minus the log-likelihood of an observation given its drawn code",
     "codes/kl": "divergence of the code's distribution from the prior, in nats",
