@@ -271,6 +271,7 @@ class TorchEnv(BatchedEnv):
 
         Raises:
             RuntimeError: before the first reset.
+            ValueError: for an action of another shape.
         """
         return self.follow(*self.advance(*self.past(), action))
 
@@ -354,6 +355,18 @@ class TorchEnv(BatchedEnv):
 
     def _read(self, action: Tensor) -> Tensor:
         """Return categories `[B, K]`, or the one-hots where their gradient may be wanted."""
+        shape, pair = action.shape, (self.num_envs, self.layout.num_factors)
+        if action.is_floating_point():
+            fits = shape == (*pair, self.layout.num_categories)
+        else:
+            fits = shape == pair or (pair[1] == 1 and shape == pair[:1])
+        if not fits:
+            integers = f"{pair[:1]} or {pair}" if pair[1] == 1 else f"{pair}"
+            raise ValueError(
+                f"{action.dtype} action of shape {tuple(shape)} of {type(self).__name__} must be "
+                f"integers of shape {integers} or floating-point one-hots of shape "
+                f"{(*pair, self.layout.num_categories)}"
+            )
         if not action.is_floating_point():
             return self.layout.to_index(action)
         return action.to(self.dtype) if self.differentiable else action.argmax(-1)

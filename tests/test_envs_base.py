@@ -279,6 +279,29 @@ def test_choose_is_linear_in_a_one_hot() -> None:
     assert one_hot.grad.equal(values.expand(2, 2, 3))
 
 
+@pytest.mark.parametrize(
+    ("make", "action", "message"),
+    [
+        (Walk, torch.zeros(3, dtype=torch.int64), r"int64 action of shape \(3,\) of Walk must be"),
+        (Walk, torch.zeros(4, 2, dtype=torch.int64), r"integers of shape \(4,\) or \(4, 1\) or fl"),
+        (Walk, torch.zeros(4, 1), r"float32 action of shape \(4, 1\) .* one-hots .* \(4, 1, 3\)$"),
+        (Walk, torch.zeros(4, 3), r"action of shape \(4, 3\) .* one-hots .* \(4, 1, 3\)$"),
+        (Rigid, torch.zeros(4, 1, 3), r"action of shape \(4, 1, 3\) .* \(4, 1, 2\)$"),
+        (QueueNetwork, torch.zeros(8, dtype=torch.int64), r"integers of shape \(4, 2\) or fl"),
+        (QueueNetwork, torch.zeros(2, 4, dtype=torch.int64), r"action of shape \(2, 4\)"),
+        (QueueNetwork, torch.zeros(4, 2), r"action of shape \(4, 2\) .* \(4, 2, 3\)$"),
+    ],
+)
+def test_actions_of_another_shape_are_refused(
+    make: type[TorchEnv], action: Tensor, message: str
+) -> None:
+    env = make(4)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message) as error:
+        env.step(action)
+    assert "\n" not in str(error.value)
+
+
 # --- devices --------------------------------------------------------------------------------------
 
 
