@@ -11,7 +11,8 @@ class RunningMoments(nn.Module):
     """Mean and variance of everything seen so far, per entry of `shape`.
 
     Merged batch by batch (Chan, Golub and LeVeque 1979). It starts at mean 0 and variance 1 with no
-    weight, and travels in the `state_dict`.
+    weight, and travels in the `state_dict`. No gradient passes through an entry that `normalize`
+    clips.
     """
 
     mean: Tensor
@@ -47,7 +48,7 @@ class RewardScaler(nn.Module):
     """Rewards divided by the running deviation of the discounted return, clipped to 10.
 
     As SB3's `VecNormalize`: the return is that of each environment so far, and the mean is not
-    subtracted.
+    subtracted. No gradient passes through a reward that is clipped.
 
     Args:
         num_envs: B.

@@ -81,3 +81,18 @@ def test_a_gradient_passes_the_scaler_with_its_deviation_as_a_constant():
     scaler(reward, torch.zeros(1, 2, dtype=torch.bool)).sum().backward()
     np.testing.assert_allclose(reward.grad, np.full((1, 2), 1 / np.sqrt(2.25)), rtol=1e-6)
     assert not scaler.discounted_return.requires_grad
+
+
+def test_a_clipped_entry_passes_no_gradient():
+    """The second entry is an outlier, of observations and of rewards after a thousand of zero."""
+    scaler = RewardScaler(2, gamma=0.5)
+    scaler(torch.zeros(500, 2), torch.ones(500, 2, dtype=torch.bool))
+    ended = torch.ones(1, 2, dtype=torch.bool)
+    for normalize in (RunningMoments((2,)).normalize, lambda batch: scaler(batch, ended)):
+        batch = torch.tensor([[1.0, 100.0]], requires_grad=True)
+        scaled = normalize(batch)
+        scaled.sum().backward()
+        assert 0 < scaled[0, 0] < CLIP
+        assert scaled[0, 1] == CLIP
+        assert batch.grad[0, 0] > 0
+        assert batch.grad[0, 1] == 0
