@@ -21,9 +21,12 @@ from rl_gumbel.algorithms.optimize import descend
 from rl_gumbel.algorithms.shac import Window
 from rl_gumbel.envs.base import State, TorchEnv
 from rl_gumbel.envs.cartpole import CartPole
+from rl_gumbel.envs.inventory import Inventory
 from rl_gumbel.envs.pendulum import DiscretePendulum
 from rl_gumbel.envs.pendulum_bank import PendulumBank
+from rl_gumbel.envs.queue_network import QueueNetwork
 from rl_gumbel.envs.taxi import Taxi
+from rl_gumbel.envs.thermostats import Thermostats
 from rl_gumbel.normalize import EPSILON
 
 LINEAR = {"net_arch": {"pi": [], "vf": []}}
@@ -242,14 +245,20 @@ def test_a_mixture_is_the_weighted_sum_of_both_gradients():
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
-def test_every_estimator_trains(estimator):
-    model = build(PendulumBank(4, 5, n=2), estimator=estimator)
+@pytest.mark.parametrize(("make", "masked"), [(PendulumBank, False), (QueueNetwork, True)])
+def test_every_estimator_trains(make, masked, estimator):
+    """And plays what is legal; of each server's choices in a network of queues about half is."""
+    model = build(make(4, 5), estimator=estimator)
     before = vector(model.policy.actor), vector(model.policy.critic)
     model.learn(96)
     assert (model.num_timesteps, model._n_updates) == (96, 3)
     assert not torch.equal(vector(model.policy.actor), before[0])
     assert not torch.equal(vector(model.policy.critic), before[1])
     assert all(torch.as_tensor(v).isfinite().all() for v in model.logger.name_to_value.values())
+    index, mask = model.rollout.index, model.rollout.action_mask
+    assert (mask is not None) == masked
+    legal = model.batched.layout.valid.expand(8, 4, -1, -1) if mask is None else mask[:-1]
+    assert legal.gather(-1, index.unsqueeze(-1)).all()
 
 
 def test_windows_go_on_where_the_last_one_ended_and_share_no_gradient():
@@ -568,6 +577,9 @@ EVERYTHING = {
 ROUTES = {
     "pathwise": (DiscretePendulum, EVERYTHING),
     "masked": (lambda *a, **kw: Push(*a, fenced=True, **kw), EVERYTHING),
+    "bits": (Thermostats, EVERYTHING),
+    "orders": (Inventory, EVERYTHING),
+    "queues": (QueueNetwork, EVERYTHING),
     "mixed": (DiscretePendulum, {**EVERYTHING, "score_function_weight": 0.5}),
     "score function": (Taxi, {"score_function_weight": 1.0, "ent_coef": "auto"}),
 }
