@@ -4,11 +4,14 @@
 """
 
 import os
+import signal
 
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+# A job in the background of a shell ignores Ctrl-C, and so would the commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("quick", derandomize=True, deadline=None, database=None)
 settings.register_profile("full", derandomize=False, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
